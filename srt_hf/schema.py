@@ -1,0 +1,161 @@
+"""Column names and Arrow types of every stage, written once.
+
+A row keeps its original columns and gains `id`, `candidates`, `scores`, `scored_by` and the decision (`choice`, `origin`,
+`kept`, `reason`). Map functions return `typed(column, value)` (batched: `typed_column`), because `Dataset.map` guesses a
+column's type from the first values that it sees and a column of 1,000 Nones would become type null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+TRIPLE = ("instruction", "input", "output")
+
+# What was changed to get a candidate. `human` comes from review only and no rule chooses it.
+ORIGINAL, INSTRUCTION, RESPONSE, BOTH, HUMAN = "original", "instruction", "response", "both", "human"
+ORIGINS = (ORIGINAL, INSTRUCTION, RESPONSE, BOTH, HUMAN)
+
+# Why a candidate holds no usable pair (candidates.error).
+ERRORS = {
+    "unparsable": "the reply lacks a section or its tags cannot be told apart",
+    "placeholder": "the reply echoes the placeholder of the requested format",
+    "truncated": "the reply stopped at the token limit before its last section ended",
+    "empty": "the reply, or the cell that was to be reflected on, holds no text",
+    "refused": "the teacher declined the task",
+    "too_long": "the request does not fit the teacher's context",
+    "rejected": "the server rejected the request as invalid",
+    "timeout": "this request timed out again and again while others passed",
+    "server_error": "the server failed on this request again and again while others passed",
+    "not_attempted": "an earlier step failed, so nothing was asked",
+}
+
+# Why a number is missing (scores.missing).
+MISSING = {
+    "candidate_error": "the candidate holds no pair",
+    "empty_instruction": "there is no instruction to score",
+    "empty_output": "there is no response to score",
+    "too_long": "the prompt fills the student's window and leaves no target token",
+    "not_finite": "the student's loss is not a finite number",
+}
+
+NLLS = ("nll_y", "nll_y_given_x", "nll_x", "nll_x_given_y")
+COUNTS = ("n_y", "n_y_given_x", "n_x", "n_x_given_y")
+
+CANDIDATE = pa.struct(
+    [
+        ("origin", pa.string()),
+        ("instruction", pa.string()),
+        ("input", pa.string()),
+        ("output", pa.string()),
+        ("critique", pa.string()),
+        ("teacher", pa.string()),
+        ("sample", pa.int32()),
+        ("finish_reason", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("error", pa.string()),
+    ]
+)
+SCORE = pa.struct(
+    [(name, pa.float64()) for name in NLLS]
+    + [(name, pa.int32()) for name in COUNTS]
+    + [("ifd", pa.float64()), ("r_ifd", pa.float64()), ("missing", pa.string())]
+)
+SCORED_BY = pa.struct(
+    [
+        ("student", pa.string()),
+        ("revision", pa.string()),
+        ("template", pa.string()),
+        ("max_length", pa.int32()),
+        ("dtype", pa.string()),
+    ]
+)
+
+# Every column that some stage adds, with its type.
+COLUMNS: dict[str, pa.DataType] = {
+    "id": pa.string(),
+    **dict.fromkeys(TRIPLE, pa.string()),
+    "candidates": pa.list_(CANDIDATE),
+    "scores": pa.list_(SCORE),
+    "scored_by": SCORED_BY,
+    "choice": pa.int32(),
+    "origin": pa.string(),
+    "kept": pa.bool_(),
+    "reason": pa.string(),
+    **{field.name: field.type for field in SCORE},
+    **{f"original_{name}": pa.string() for name in TRIPLE},
+    "original_ifd": pa.float64(),
+    "original_r_ifd": pa.float64(),
+}
+
+DECISION = ("choice", "origin", "kept", "reason")
+# The stages' tables on the Hub (DESIGN §2).
+CANDIDATES_COLUMNS = ("id", *TRIPLE, "candidates")
+SCORES_COLUMNS = ("id", "scores", "scored_by", *DECISION)
+FLAT_COLUMNS = (
+    "id",
+    *TRIPLE,
+    "origin",
+    "reason",
+    "ifd",
+    "r_ifd",
+    *(f"original_{name}" for name in TRIPLE),
+    "original_ifd",
+    "original_r_ifd",
+)
+
+
+class Candidate(TypedDict):
+    """One version of a row's pair; field meanings in DESIGN §2 and `ERRORS`."""
+
+    origin: str
+    instruction: str | None
+    input: str | None
+    output: str | None
+    critique: str | None
+    teacher: str | None
+    sample: int
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    error: str | None
+
+
+class Score(TypedDict):
+    """The student's four mean losses (nats per token) over a candidate, their token counts and the two scores."""
+
+    nll_y: float | None
+    nll_y_given_x: float | None
+    nll_x: float | None
+    nll_x_given_y: float | None
+    n_y: int | None
+    n_y_given_x: int | None
+    n_x: int | None
+    n_x_given_y: int | None
+    ifd: float | None
+    r_ifd: float | None
+    missing: str | None
+
+
+def typed(column: str, value: Any) -> pa.Scalar:
+    """`value` as an Arrow scalar of the column's type, the form in which a per-row map function returns it."""
+    return pa.scalar(value, type=COLUMNS[column])
+
+
+def typed_column(column: str, values: Iterable[Any]) -> list[pa.Scalar]:
+    """`values` as Arrow scalars of the column's type, the form in which a batched map function returns them."""
+    kind = COLUMNS[column]
+    return [pa.scalar(value, type=kind) for value in values]
+
+
+def features(columns: Iterable[str]) -> Features:
+    """`datasets.Features` of these columns, for `map(features=...)` on streams and for empty tables."""
+    from datasets import Features
+
+    return Features.from_arrow_schema(pa.schema([(name, COLUMNS[name]) for name in columns]))
