@@ -1,0 +1,204 @@
+"""The teacher's prompts and the student's templates. Pure strings.
+
+The criteria are the paper's (METHOD §2); the wording is this project's own. The student's templates are formats and hold
+byte for byte what the published scorer used (METHOD §3), so that scores can be compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from srt_hf.errors import ConfigError
+
+SYSTEM = "You are a careful editor of instruction-tuning data. You judge strictly, then you write a better version."
+
+INSTRUCTION_REFLECTION = """Below is one training example: an instruction, its input if it has one, and the answer.
+
+### Instruction
+{instruction}
+
+### Input
+{input}
+
+### Answer
+{output}
+
+Work in three steps.
+
+1. Judge the instruction. Go through each of these in turn: the complexity of its topic, the level of detail it asks for, \
+the knowledge it requires, its ambiguity, and whether it involves logical reasoning or problem solving. Then judge the \
+answer: its helpfulness, relevance, accuracy and level of detail. Then explain how the weaknesses of the instruction lead \
+to the weaknesses of the answer.
+2. From this analysis write a better instruction. It must be complete: whoever reads it sees neither the old instruction \
+nor the input, so work everything that is needed from them into it.
+3. Answer your new instruction as helpfully, accurately and in as much detail as possible.
+
+Give the analysis first. Then give the two results in exactly this form, with nothing after the last [End]:
+
+[New Instruction]
+{instruction_placeholder}
+[End]
+[New Answer]
+{answer_placeholder}
+[End]"""
+
+RESPONSE_REFLECTION = """Below is one training example: an instruction, its input if it has one, and the answer.
+
+### Instruction
+{instruction}
+
+### Input
+{input}
+
+### Answer
+{output}
+
+Work in two steps.
+
+1. Judge the answer on helpfulness, relevance, accuracy and level of detail, each in turn, and say what is wrong or missing.
+2. Write a better answer to the same instruction: complete on its own, correct, and as detailed as the instruction deserves. \
+Do not mention the old answer or your analysis in it.
+
+Give the analysis first. Then give the result in exactly this form, with nothing after [End]:
+
+[Better Answer]
+{answer_placeholder}
+[End]"""
+
+# What the requested form shows in place of text; a reply that only echoes it holds nothing (parsing.py).
+INSTRUCTION_PLACEHOLDER = "(the new instruction, and nothing else)"
+ANSWER_PLACEHOLDER = "(the answer, and nothing else)"
+
+REMINDER = """Your reply could not be read, because it did not follow the requested form. Write the complete reply again and \
+put each result between its tag and [End], each on a line of its own, with real text in place of the placeholder: {tags}"""
+
+NO_INPUT = "(none)"
+# Response reflection of a rewritten instruction: the original input is shown, but the pair will stand without it.
+FOLDED_INPUT = """The instruction above was rewritten to stand alone. For reference only, the input of its first version was:
+{input}
+The answer must not depend on the reader seeing this."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The wording that the teacher sees. `{instruction}`, `{input}` and `{output}` are filled in; nothing else is."""
+
+    system: str = SYSTEM
+    instruction: str = INSTRUCTION_REFLECTION.replace("{instruction_placeholder}", INSTRUCTION_PLACEHOLDER).replace(
+        "{answer_placeholder}", ANSWER_PLACEHOLDER
+    )
+    response: str = RESPONSE_REFLECTION.replace("{answer_placeholder}", ANSWER_PLACEHOLDER)
+    reminder: str = REMINDER
+
+    def __post_init__(self) -> None:
+        for step in ("instruction", "response"):
+            absent = [slot for slot in ("{instruction}", "{output}") if slot not in getattr(self, step)]
+            if absent:
+                raise ConfigError(f"The {step} prompt lacks {', '.join(absent)}.", "Put the slots where the text belongs.")
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Prompts:
+        """Read a user's own wording: a YAML or JSON mapping with any of `system`, `instruction`, `response`, `reminder`.
+
+        Raises ConfigError where the file is no such mapping.
+        """
+        import yaml
+
+        try:
+            wording: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"The prompts file {path} cannot be read: {error}.") from error
+        known = set(cls.__dataclass_fields__)
+        if not isinstance(wording, dict) or not set(wording) <= known or not all(isinstance(v, str) for v in wording.values()):
+            raise ConfigError(f"The prompts file {path} is not a mapping of {', '.join(sorted(known))} to text.")
+        return cls(**wording)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the whole wording, part of every map fingerprint."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def reflection(self, step: str, instruction: str, input: str, output: str) -> list[dict[str, str]]:
+        """Messages that ask for one reflection. `step` is the origin of the candidate that is asked for."""
+        if step == "both" and input.strip():
+            input = FOLDED_INPUT.replace("{input}", input)
+        wording = self.instruction if step == "instruction" else self.response
+        text = _fill(wording, {"instruction": instruction, "input": input if input.strip() else NO_INPUT, "output": output})
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": text}]
+
+    def again(self, messages: list[dict[str, str]], step: str, reply: str) -> list[dict[str, str]]:
+        """The request after an unusable reply: the reply itself and a reminder of the form, never the same text twice."""
+        tags = "[New Instruction] … [End] [New Answer] … [End]" if step == "instruction" else "[Better Answer] … [End]"
+        reminder = {"role": "user", "content": _fill(self.reminder, {"tags": tags})}
+        return [*messages, {"role": "assistant", "content": reply or "(nothing)"}, reminder]
+
+
+def _fill(wording: str, values: dict[str, str]) -> str:
+    """Put values into their `{slots}` in one pass: braces inside a value are text and stay as they are."""
+    import re
+
+    slots = "|".join(re.escape(name) for name in values)
+    return re.sub(rf"\{{({slots})\}}", lambda match: values[match[1]], wording)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A student's prompt format: `no_input` and `input` for an empty and a given input, and what stands before the answer."""
+
+    no_input: str
+    input: str
+    # Between prompt and answer in training text. The scorer puts nothing there; FastChat trains Vicuna with a space.
+    answer_prefix: str = ""
+
+    def prompt(self, instruction: str, input: str = "") -> str:
+        return _fill(self.input if input else self.no_input, {"instruction": instruction, "input": input})
+
+
+_ALPACA = (
+    "Below is an instruction that describes a task{paired}. Write a response that appropriately completes the request."
+    "\n\n### Instruction:\n{instruction}{input_block}\n\n### Response:"
+)
+_VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
+    "polite answers to the user's questions. USER: {instruction}{input_block} ASSISTANT:"
+)
+
+TEMPLATES: dict[str, Template] = {
+    "vicuna": Template(
+        _VICUNA.replace("{input_block}", ""), _VICUNA.replace("{input_block}", "\nInput:\n{input}"), answer_prefix=" "
+    ),
+    "alpaca": Template(
+        _ALPACA.replace("{paired}", "").replace("{input_block}", ""),
+        _ALPACA.replace("{paired}", ", paired with an input that provides further context").replace(
+            "{input_block}", "\n\n### Input:\n{input}"
+        ),
+    ),
+    "wizardlm": Template("{instruction}\n\n### Response:", "{instruction}\n{input}\n\n### Response:"),
+    "none": Template("{instruction}\n", "{instruction}\n{input}\n"),
+}
+# `chat` is the tokenizer's own template around `user_turn`; `auto` is chat where there is one, else vicuna.
+TEMPLATE_NAMES = (*TEMPLATES, "chat", "auto")
+
+_GUESS = (
+    "Below is the response to an instruction, please guess the corresponding instruction for the given response.\n"
+    "{output}\nGenerate the instruction for the above response."
+)
+
+
+def user_turn(instruction: str, input: str = "") -> str:
+    """The user's side of a pair as one chat turn: the instruction and, on a new line, the input when there is one.
+
+    >>> user_turn("Add.", "1 and 2")
+    'Add.\\n1 and 2'
+    """
+    return f"{instruction}\n{input}" if input else instruction
+
+
+def guess_instruction(output: str) -> str:
+    """The r-IFD request (paper eq. 8): guess the instruction from the response. It goes into the instruction slot."""
+    return _fill(_GUESS, {"output": output})
