@@ -7,12 +7,14 @@
     ├── JournalError          the journal of teacher replies cannot be opened, read or written
     ├── TeacherError          the run cannot go on with this teacher
     │   ├── TeacherUnreachable    nothing answers (an outage, a wrong address)
-    │   └── TeacherAuthError      the server answers, but not to this key
+    │   ├── TeacherAuthError      the server answers, but not to this key
+    │   └── RequestFailed         this one request failed for good; `code` says why, the run goes on
     └── HubError              the Hub refused, or a repo is not one that may be written to
 
-A *row's* failure (an unparsable reply, a refused request) is never an exception: it is an `error` code in the
-candidate (`schema.ERRORS`). These classes are for what stops a run. Each carries a `hint`, the cure; every instance
-survives pickling, because `Dataset.map(num_proc=...)` sends it between processes and hangs where it does not.
+A *row's* failure (an unparsable reply, a refused request) stops no run: inside `Teacher.chat` it is `RequestFailed`, in
+the dataset an `error` code of a candidate (`schema.ERRORS`). All other classes are for what stops a run. Each carries a
+`hint`, the cure; every instance survives pickling, because `Dataset.map(num_proc=...)` sends it between processes and
+hangs where it does not.
 """
 
 from __future__ import annotations
@@ -69,6 +71,15 @@ class TeacherAuthError(TeacherError):
     """The server answers, but does not accept the key."""
 
     hint = "Pass teacher_key (or SRT_HF_TEACHER_KEY); for Inference Providers log in with `hf auth login`."
+
+
+class RequestFailed(TeacherError):
+    """One request failed for good while the teacher as a whole works. `code` is one of `schema.ERRORS`."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.args = (message, code)
+        self.code = code
 
 
 class HubError(SrtError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -138,10 +139,15 @@ class Prompts:
         return [*messages, {"role": "assistant", "content": reply or "(nothing)"}, reminder]
 
 
+def well_formed_reply(step: str, critique: str, instruction: str, output: str) -> str:
+    """A reply in exactly the requested form, as a teacher would have written it."""
+    if step == "instruction":
+        return f"{critique}\n\n[New Instruction]\n{instruction}\n[End]\n[New Answer]\n{output}\n[End]"
+    return f"{critique}\n\n[Better Answer]\n{output}\n[End]"
+
+
 def _fill(wording: str, values: dict[str, str]) -> str:
     """Put values into their `{slots}` in one pass: braces inside a value are text and stay as they are."""
-    import re
-
     slots = "|".join(re.escape(name) for name in values)
     return re.sub(rf"\{{({slots})\}}", lambda match: values[match[1]], wording)
 

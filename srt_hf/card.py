@@ -1,0 +1,188 @@
+"""The dataset card: a report and a few rows in, Markdown out. No network; what is unknown stays unknown."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from srt_hf.report import Report
+from srt_hf.selection import REASONS
+
+TAG = "srt-hf"  # marks repos of this tool; without it an existing repo is not written to
+_EXAMPLE_CHARACTERS = 1_200
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
+_MODES = {
+    "selective": "selective: the paper's order, the student picks after each of two reflections",
+    "exhaustive": "exhaustive: all three reflections first, so that any student can select later",
+}
+_RULE_WORDS = {
+    "paper": "highest IFD between original and new instruction, then lowest r-IFD between that pair and its reflected response",
+    "ifd": "highest IFD in both stages",
+    "r_ifd": "lowest r-IFD in both stages",
+    "perplexity": "lowest perplexity of the response given the instruction in both stages",
+    "random": "a fair draw in both stages",
+    "all": "no selection: what was rewritten wins",
+}
+_KEEP_WORDS = {
+    "reflected": "pairs with a reflected response, IFD < 1 and r-IFD < 1 (as published)",
+    "under_one": "pairs with IFD < 1 and r-IFD < 1, whatever was rewritten",
+    "all": "every pair with text in it",
+}
+
+
+@dataclass
+class CardData:
+    """What a dataset card is made of.
+
+    Given: title, repo_id, source (a Hub id or a file's name), source_is_hub, command, license, language. From the run: report,
+    examples (flat rows). `other_configs` are configs already on the repo's card that stay.
+    """
+
+    title: str
+    repo_id: str
+    source: str
+    report: Report
+    examples: Sequence[Mapping[str, Any]] = ()
+    source_is_hub: bool = False
+    command: str | None = None
+    license: str | None = None
+    language: str | None = None
+    other_configs: list[dict[str, Any]] = field(default_factory=list)
+
+
+def config_names(student: str) -> tuple[str, str, str]:
+    """Names of the configs that a run writes: candidates, flat rows, scores."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", student.rstrip("/").rpartition("/")[2])
+    return "candidates", slug, f"{slug}-scores"
+
+
+def render(card: CardData) -> str:
+    """The card as Markdown with the Hub's YAML header."""
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    report = card.report
+    configs = _configs(card)
+    data = DatasetCardData(
+        pretty_name=card.title,
+        license=card.license,
+        language=card.language,
+        source_datasets=[card.source] if card.source_is_hub else None,
+        task_categories=["text-generation"],
+        size_categories=next((name for limit, name in _SIZES if report.kept < limit), None),
+        configs=configs,
+        tags=[TAG, "instruction-tuning", "synthetic", "selective-reflection-tuning"],
+    )
+    with warnings.catch_warnings():
+        # jinja2 is compiled by huggingface_hub; nothing of its making concerns the reader of a card.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        rendered = DatasetCard.from_template(data, template_path=str(template_path("dataset_card.md")), **_values(card))
+    return str(rendered)
+
+
+def template_path(name: str) -> Path:
+    """A template of cards/: inside the installed package, or beside it in a source tree."""
+    package = Path(__file__).parent
+    installed = package / "cards" / name
+    return installed if installed.is_file() else package.parent / "cards" / name
+
+
+def _configs(card: CardData) -> list[dict[str, Any]]:
+    candidates, flat, scores = config_names(card.report.student.get("student", "student"))
+    ours = [(candidates, candidates), (flat, flat), (scores, scores)]
+    written = {name for name, _ in ours}
+    others = [config for config in card.other_configs if config.get("config_name") not in written]
+    if not any(config.get("config_name") == "default" for config in others):
+        ours.append(("default", flat))
+    return [_config(name, folder) for name, folder in ours] + others
+
+
+def _config(name: str, folder: str) -> dict[str, Any]:
+    return {"config_name": name, "data_files": [{"split": "train", "path": f"{folder}/*.parquet"}]}
+
+
+def _values(card: CardData) -> dict[str, Any]:
+    report = card.report
+    student = report.student
+    return {
+        "title": inline(card.title),
+        "repo_id": card.repo_id,
+        "source": f"[{inline(card.source)}](https://huggingface.co/datasets/{card.source})"
+        if card.source_is_hub
+        else inline(card.source),
+        "report": report,
+        "reasons": REASONS,
+        "teacher": inline(report.teacher.get("name")),
+        "student": inline(_at(student.get("student"), student.get("revision"))),
+        "scoring": inline(f"{student.get('template')}, {student.get('max_length')} tokens, {student.get('dtype')}"),
+        "mode": _MODES[report.mode],
+        "rule": _RULE_WORDS[report.rule],
+        "keep": _KEEP_WORDS[report.keep],
+        "flat_config": config_names(student.get("student", "student"))[1],
+        "distributions": _distributions(report),
+        "examples": [_example(row) for row in card.examples],
+        "command": block(card.command) if card.command else "From Python, with `srt_hf.recycle`.",
+        "license": card.license,
+    }
+
+
+def _at(name: str | None, revision: str | None) -> str:
+    return f"{name}@{revision}" if revision else str(name)
+
+
+def _distributions(report: Report) -> list[tuple[str, str, str, str]]:
+    groups = ("original", "original_of_kept", "chosen")
+    rows = [(name, [report.scores.get(name, {}).get(group) for group in groups], "{:.3f}") for name in ("ifd", "r_ifd")]
+    rows.append(("words in the output", [report.lengths.get(group) for group in groups], "{:.0f}"))
+    return [(name, *(_spread(group, form) for group in values)) for name, values, form in rows]  # type: ignore[misc]
+
+
+def _spread(group: dict[str, float] | None, form: str) -> str:
+    if group is None:
+        return "–"
+    low, middle, high = (form.format(group[name]) for name in ("p5", "p50", "p95"))
+    return f"{middle} ({low} to {high})"
+
+
+def _example(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "id": inline(row["id"]).strip("`"),
+        "reason": row["reason"],
+        "ifd": _change(row["original_ifd"], row["ifd"]),
+        "r_ifd": _change(row["original_r_ifd"], row["r_ifd"]),
+        "before": block(_pair(row["original_instruction"], row["original_input"], row["original_output"])),
+        "after": block(_pair(row["instruction"], row["input"], row["output"])),
+    }
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return " → ".join("–" if value is None else f"{value:.3f}" for value in (before, after))
+
+
+def _pair(instruction: str | None, input: str | None, output: str | None) -> str:
+    parts = [("Instruction", instruction), ("Input", input), ("Output", output)]
+    return "\n\n".join(f"{name}: {text}" for name, text in parts if text)
+
+
+def block(text: str) -> str:
+    """A stranger's text as a fenced block: cut to a bounded length, with a fence longer than any it contains.
+
+    >>> print(block("a ``` b"))
+    ````text
+    a ``` b
+    ````
+    """
+    if len(text) > _EXAMPLE_CHARACTERS:
+        text = text[:_EXAMPLE_CHARACTERS] + " […]"
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def inline(text: object) -> str:
+    """A stranger's short text as inline code: one line, no backticks, no table breaks."""
+    clean = " ".join(str(text).replace("`", "'").replace("|", "/").split())[:200]
+    return f"`{clean}`"

@@ -1,0 +1,192 @@
+"""The journal: every teacher reply on disk before its row is done, so that nothing is paid for twice (DESIGN §5).
+
+One SQLite file in WAL mode. Each reply is keyed by the hash of its request (`request_key`), so a changed prompt, model or
+sampling parameter never meets an old answer. Writes are grouped: one thread commits whatever has queued up while the last
+commit ran, and a caller goes on only after the commit that holds its reply. Several processes may share one file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from srt_hf.errors import JournalError
+
+_TABLE = """CREATE TABLE IF NOT EXISTS replies (
+    key TEXT PRIMARY KEY,
+    id TEXT, step TEXT, attempt INTEGER,
+    record TEXT NOT NULL,
+    created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+)"""
+_SQLITE_MAGIC = b"SQLite format 3\x00"
+_LOCK_TIMEOUT = 60.0  # seconds to wait for another process's commit
+
+
+def default_path() -> Path:
+    """`srt_hf/journal.sqlite` under HF_HOME, where the journal lives unless it is named."""
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(HF_HOME) / "srt_hf" / "journal.sqlite"
+
+
+def request_key(request: dict[str, Any]) -> str:
+    """Tagged hash of the canonical request. The form is a contract: changing it makes every journal miss.
+
+    >>> request_key({"a": 1, "b": 2}) == request_key({"b": 2, "a": 1})
+    True
+    """
+    canonical = json.dumps(request, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(b"srt_hf/request/1\0" + canonical.encode()).hexdigest()
+
+
+def is_journal(path: str | Path) -> bool:
+    """Whether the file at `path` is an SQLite database."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC
+    except OSError:
+        return False
+
+
+class Journal:
+    """Replies by request key.
+
+    Opened on first use, once per process (an SQLite handle must not cross a fork). Raises JournalError when the folder
+    cannot be written or the file is no journal; a reply is never reported as saved before its commit.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._reader: sqlite3.Connection | None = None
+        self._writer: _Writer | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The record saved under `key`, or None."""
+        with self._lock:
+            reader = self._open()
+            try:
+                row = reader.execute("SELECT record FROM replies WHERE key = ?", (key,)).fetchone()
+            except sqlite3.Error as error:
+                raise _unusable(self.path, error) from error
+        return json.loads(row[0]) if row else None
+
+    async def put(self, key: str, record: dict[str, Any], *, id: str = "", step: str = "", attempt: int = 0) -> None:
+        """Save `record` under `key` and return once it is committed. Raises JournalError when it cannot be."""
+        with self._lock:
+            self._open()
+            assert self._writer is not None
+            done = self._writer.submit((key, id, step, attempt, json.dumps(record)))
+        await asyncio.wrap_future(done)
+
+    def entries(self) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
+        """(id, step, attempt, record) of every reply, oldest first."""
+        with self._lock:
+            try:
+                rows = self._open().execute("SELECT id, step, attempt, record FROM replies ORDER BY rowid").fetchall()
+            except sqlite3.Error as error:
+                raise _unusable(self.path, error) from error
+        for id, step, attempt, record in rows:
+            yield id, step, attempt, json.loads(record)
+
+    def close(self) -> None:
+        """Commit what is queued and close the file."""
+        with self._lock:
+            if self._pid == os.getpid():
+                if self._writer is not None:
+                    self._writer.stop()
+                if self._reader is not None:
+                    self._reader.close()
+            self._reader = self._writer = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._reader is None or self._pid != os.getpid():
+            self._reader = _connect(self.path)
+            self._writer = _Writer(self.path)
+            self._pid = os.getpid()
+        return self._reader
+
+
+class _Writer:
+    """The one thread of this process that commits. It takes whatever is queued into one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._queue: queue.SimpleQueue[tuple[tuple[Any, ...], Future[None]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="srt_hf-journal", daemon=True)
+        self._thread.start()
+
+    def submit(self, values: tuple[Any, ...]) -> Future[None]:
+        done: Future[None] = Future()
+        self._queue.put((values, done))
+        return done
+
+    def stop(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        connection: sqlite3.Connection | None = None
+        running = True
+        while running:
+            batch = [self._queue.get()]
+            while not self._queue.empty():
+                batch.append(self._queue.get())
+            running = None not in batch
+            work = [item for item in batch if item is not None]
+            try:
+                connection = connection or _connect(self._path)
+                with connection:
+                    connection.executemany(
+                        "INSERT OR REPLACE INTO replies (key, id, step, attempt, record) VALUES (?, ?, ?, ?, ?)",
+                        [values for values, _ in work],
+                    )
+            except (sqlite3.Error, JournalError) as error:
+                problem = error if isinstance(error, JournalError) else _unusable(self._path, error)
+                for _, done in work:
+                    _settle(done, problem)
+            else:
+                for _, done in work:
+                    _settle(done, None)
+        if connection is not None:
+            connection.close()
+
+
+def _settle(done: Future[None], problem: JournalError | None) -> None:
+    # A cancelled waiter (its map was aborted) has no use for the answer; its reply is saved all the same.
+    if not done.set_running_or_notify_cancel():
+        return
+    if problem is None:
+        done.set_result(None)
+    else:
+        done.set_exception(problem)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        # FULL: a committed reply survives a power cut too; group commit keeps that affordable.
+        connection.execute("PRAGMA synchronous=FULL")
+        with connection:
+            connection.execute(_TABLE)
+    except (OSError, sqlite3.Error) as error:
+        raise _unusable(path, error) from error
+    return connection
+
+
+def _unusable(path: Path, error: Exception) -> JournalError:
+    return JournalError(
+        f"The journal {path} cannot be used: {error}.", "Free or repair it, or name another file with --journal (SRT_HF_JOURNAL)."
+    )

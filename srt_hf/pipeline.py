@@ -1,0 +1,223 @@
+"""The whole method in reading order: reflect, score, select; and its result, ready for the Hub."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from srt_hf import hub
+from srt_hf.card import CardData, config_names, render
+from srt_hf.errors import ConfigError, HubError
+from srt_hf.prompts import Prompts
+from srt_hf.reflection import Reflector
+from srt_hf.report import Report, measure
+from srt_hf.rows import flatten
+from srt_hf.schema import CANDIDATES_COLUMNS, COUNTS, FLAT_COLUMNS, NLLS, ORIGINAL, SCORES_COLUMNS, typed_column
+from srt_hf.selection import Selector, select
+from srt_hf.sources import prepare
+from srt_hf.student import Student, as_score
+from srt_hf.teacher import Teacher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from datasets import Dataset
+
+MODES = ("selective", "exhaustive")
+_SCORING_BATCH = 128  # rows a map batch: enough to sort by length, few enough for the progress bar to move
+
+
+def recycle(
+    dataset: Dataset,
+    *,
+    teacher: Teacher | str,
+    student: Student | str,
+    mode: str = "selective",
+    selector: Selector = select,
+    prompts: Prompts | str | Path | None = None,
+    columns: dict[str, str] | None = None,
+    id_column: str | None = None,
+) -> Recycled:
+    """Recycle an instruction dataset for a student: the whole of Selective Reflection-Tuning.
+
+    mode: "selective" (the paper's order: reflect the instruction, the student picks, reflect the winner's response, the student
+        picks; two calls a row) or "exhaustive" (three calls; the candidates then serve any student). With a deterministic
+        teacher both choose the same pairs.
+    columns: the dataset's own names for instruction, input, output. id_column: its column of distinct ids.
+
+    Each step is a `Dataset.map`, so `datasets` caches it. Raises DataError, ConfigError, StudentError or TeacherError.
+    """
+    if mode not in MODES:
+        raise ConfigError(f"There is no mode {mode!r}.", f"Choose from {', '.join(MODES)}.")
+    teacher = Teacher(teacher) if isinstance(teacher, str) else teacher
+    student = Student(student) if isinstance(student, str) else student
+    reflector = Reflector(teacher, prompts=prompts)
+    rows = prepare(dataset, columns=columns, id_column=id_column)
+    # Whatever is wrong with either model shows before the first call is paid for.
+    teacher.identity()
+    student.load()
+    clock = _Clock()
+    if mode == "exhaustive":
+        with clock("reflect"):
+            rows = rows.map(reflector.reflect, desc="Teacher reflects on instruction, response, both")
+        with clock("score"):
+            rows = _score(rows, student.score_candidates, "Student scores all candidates")
+    else:
+        with clock("reflect instructions"):
+            rows = rows.map(reflector.reflect_instruction, desc="Teacher reflects on instructions")
+        with clock("score instructions"):
+            rows = _score(rows, StagedScorer(student, selector, "instruction"), "Student scores instructions")
+            rows = rows.map(selector.instruction_winner, desc="Student picks instructions")
+        with clock("reflect responses"):
+            rows = rows.map(reflector.reflect_response, desc="Teacher reflects on responses")
+        with clock("score responses"):
+            rows = _score(rows, StagedScorer(student, selector, "response"), "Student scores responses")
+    with clock("select"):
+        rows = rows.map(selector, desc="Student selects")
+    report = Report(mode, selector.rule, selector.keep, seconds=clock.seconds)
+    report.teacher = {"name": str(teacher.identity()), **teacher.counts}
+    report.student = {**student.scored_by(), "passes": student.count_passes}
+    return Recycled(rows, measure(report, rows))
+
+
+def _score(rows: Dataset, scorer: Callable[..., Any], description: str) -> Dataset:
+    return rows.map(scorer, batched=True, batch_size=_SCORING_BATCH, desc=description)
+
+
+@dataclass(frozen=True)
+class StagedScorer:
+    """Scoring for one stage of selective mode, for `map(batched=True)`: only the losses that the decision still needs.
+
+    Before the response reflection that is what stage 1 compares; after it, everything about the original (for the report), the
+    stage's winner and its challenger. Losses that a row has already are kept.
+    """
+
+    student: Student
+    selector: Selector
+    stage: str
+
+    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        pairs, needs, places = [], [], []
+        scores = [[dict(score) for score in row.get("scores") or []] for row in rows]
+        for row, known in zip(rows, scores, strict=True):
+            known.extend(as_score({}) for _ in range(len(row["candidates"]) - len(known)))
+            for n, candidate in enumerate(row["candidates"]):
+                if candidate["error"]:
+                    known[n] = as_score({"missing": "candidate_error"})
+                    continue
+                wanted = tuple(loss for loss in self._wanted(row, n) if known[n][loss] is None)
+                if wanted:
+                    pairs.append((candidate["instruction"], candidate["input"], candidate["output"]))
+                    needs.append(wanted)
+                    places.append((known, n))
+        for (known, n), losses in zip(places, self.student.nlls(pairs, which=needs), strict=True):
+            known[n] = as_score({**{name: known[n][name] for name in (*NLLS, *COUNTS)}, **losses})
+        scored_by = [self.student.scored_by()] * len(rows)
+        return {"scores": typed_column("scores", scores), "scored_by": typed_column("scored_by", scored_by)}
+
+    def _wanted(self, row: Mapping[str, Any], n: int) -> tuple[str, ...]:
+        if self.stage == "response":
+            last = len(row["candidates"]) - 1  # reflect_response appended the challenger
+            return NLLS if n in (row["choice"], last) or row["candidates"][n]["origin"] == ORIGINAL else ()
+        names = self.selector.deciding_scores("instruction")
+        wanted = {"ifd": ("nll_y", "nll_y_given_x"), "r_ifd": ("nll_x", "nll_x_given_y"), "nll_y_given_x": ("nll_y_given_x",)}
+        return tuple(loss for name in names for loss in wanted[name])
+
+
+class _Clock:
+    """Wall seconds of each stage, in order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
+
+
+class Recycled:
+    """The result of `recycle`.
+
+    rows: every row with its candidates, scores and decision. dataset: only the kept rows, flat, ready for SFT. candidates,
+    scores: the tables of the Hub repo, the first without any trace of the student. report: the run in numbers.
+    """
+
+    def __init__(self, rows: Dataset, report: Report) -> None:
+        self.rows = rows
+        self.report = report
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        kept = self.rows.select([n for n, keep in enumerate(self.rows["kept"]) if keep])
+        extra = [name for name in kept.column_names if name not in FLAT_COLUMNS]
+        return kept.map(flatten, remove_columns=extra, desc="Flattening").select_columns(list(FLAT_COLUMNS))
+
+    @cached_property
+    def candidates(self) -> Dataset:
+        return self.rows.select_columns(list(CANDIDATES_COLUMNS))
+
+    @cached_property
+    def scores(self) -> Dataset:
+        return self.rows.select_columns(list(SCORES_COLUMNS))
+
+    def save_to_disk(
+        self,
+        folder: str | Path,
+        *,
+        repo_id: str | None = None,
+        source: str = "a dataset",
+        source_is_hub: bool = False,
+        command: str | None = None,
+        other_configs: list[dict[str, Any]] | None = None,
+    ) -> None:
+        """Write exactly the Hub repo's folder: card, report and one folder of Parquet files a config.
+
+        Without kept rows there is no flat config, since an empty split cannot be loaded back. `source` and `command` go on the
+        card; `other_configs` are configs of other students already on the repo's card.
+        """
+        folder = Path(folder)
+        candidates, flat, scores = config_names(self.report.student["student"])
+        hub.write_table(self.candidates, folder / candidates)
+        hub.write_table(self.scores, folder / scores)
+        if self.report.kept:
+            hub.write_table(self.dataset, folder / flat)
+        self.report.save(folder / "report.json")
+        title = (repo_id or str(folder.resolve())).rstrip("/").rpartition("/")[2]
+        card = CardData(title, repo_id or str(folder), source, self.report, self._examples(), source_is_hub, command)
+        card.other_configs = other_configs or []
+        (folder / "README.md").write_text(render(card), encoding="utf-8")
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, create_pr: bool = False, overwrite: bool = False, **card: Any
+    ) -> str:
+        """Push configs, card and report in one commit and return its URL. `card`: source, source_is_hub, command.
+
+        Raises HubError: nothing was kept, a wrong token, a repo that this tool did not make (unless `overwrite`), or `private`
+        asked of an existing public repo.
+        """
+        if not self.report.kept:
+            raise HubError("No row was kept, so there is nothing to push.", f"Top reasons: {top_reasons(self.report)}.")
+        configs = hub.check_target(repo_id, private=private, overwrite=overwrite)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_to_disk(folder, repo_id=repo_id, other_configs=configs, **card)
+            message = f"Recycle {self.report.rows:,} rows for {self.report.student['student']}: {self.report.kept:,} kept"
+            return hub.push_folder(Path(folder), repo_id, message=message, private=private, create_pr=create_pr)
+
+    def _examples(self) -> list[dict[str, Any]]:
+        """Three kept rows: the first, the middle and the last, so that nobody picked them."""
+        count = len(self.dataset) if self.report.kept else 0
+        return [self.dataset[n] for n in sorted({0, count // 2, count - 1})] if count else []
+
+
+def top_reasons(report: Report, most: int = 3) -> str:
+    """The commonest reasons with their counts, in words."""
+    return ", ".join(f"{reason} ({count:,})" for reason, count in list(report.reasons.items())[:most])

@@ -1,0 +1,146 @@
+"""The figures of a run: counts, reasons, tokens, scores before and after, times, versions. Everything the card says is here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from srt_hf.schema import ORIGINAL
+
+_PACKAGES = ("srt_hf", "datasets", "huggingface_hub", "transformers", "torch")
+_QUANTILES = (5, 25, 50, 75, 95)
+
+
+@dataclass
+class Report:
+    """One run in numbers. Every field is JSON; a number that was not measured is None, never 0.
+
+    candidates: origin -> error code or "usable" -> rows. reasons: reason -> rows. missing: why scores are missing -> candidates.
+    scores: "ifd" and "r_ifd" -> "original" (all rows), "original_of_kept", "chosen" (kept rows) -> mean and percentiles.
+    lengths: the same three -> mean and percentiles of the output's length in words.
+    tokens: prompt, completion (what the teacher reported, all tries) and replies. seconds: stage -> wall time.
+    """
+
+    mode: str
+    rule: str
+    keep: str
+    rows: int = 0
+    kept: int = 0
+    candidates: dict[str, dict[str, int]] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
+    scores: dict[str, dict[str, dict[str, float] | None]] = field(default_factory=dict)
+    lengths: dict[str, dict[str, float] | None] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    teacher: dict[str, Any] = field(default_factory=dict)
+    student: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def table(self) -> str:
+        """The report as the one table that a command prints at its end."""
+        return render_table(["", ""], self._lines())
+
+    def _lines(self) -> list[list[str]]:
+        share = f" ({100 * self.kept / self.rows:.1f} %)" if self.rows else ""
+        lines = [["rows", f"{self.rows:,}"], ["kept", f"{self.kept:,}{share}"]]
+        lines += [[f"  {reason}", f"{count:,}"] for reason, count in self.reasons.items()]
+        for origin, outcomes in self.candidates.items():
+            lines.append([f"candidates: {origin}", ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())])
+        if self.missing:
+            lines.append(["scores missing", ", ".join(f"{count:,} {code}" for code, count in self.missing.items())])
+        for name, groups in self.scores.items():
+            before, after = (groups.get(group) for group in ("original_of_kept", "chosen"))
+            lines.append([f"{name}, median of kept", _change(before, after, "{:.3f}")])
+        words = [self.lengths.get(group) for group in ("original_of_kept", "chosen")]
+        lines.append(["output words, median of kept", _change(*words, "{:.0f}")])
+        lines.append(["teacher replies", f"{self.tokens.get('replies', 0):,}"])
+        lines.append(["teacher tokens", f"{self.tokens.get('prompt', 0):,} in, {self.tokens.get('completion', 0):,} out"])
+        counts = ("requests", "from_journal", "retries")
+        lines.append(["this process", ", ".join(f"{self.teacher.get(name, 0):,} {name.replace('_', ' ')}" for name in counts)])
+        lines.append(["student passes", f"{self.student.get('passes', 0):,}"])
+        return lines + [[f"seconds: {stage}", f"{seconds:.1f}"] for stage, seconds in self.seconds.items()]
+
+
+def _change(before: dict[str, float] | None, after: dict[str, float] | None, form: str) -> str:
+    return " → ".join("–" if group is None else form.format(group["p50"]) for group in (before, after))
+
+
+def render_table(head: list[str], lines: Iterable[list[str]]) -> str:
+    """Plain-text table, columns as wide as their longest cell."""
+    cells = [head, *lines] if any(head) else list(lines)
+    widths = [max(len(line[n]) for line in cells) for n in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
+
+
+def measure(report: Report, rows: Iterable[Mapping[str, Any]]) -> Report:
+    """Fill in what the decided rows tell: counts, reasons, tokens, score and length distributions."""
+    reasons: Counter[str] = Counter()
+    missing: Counter[str] = Counter()
+    outcomes: dict[str, Counter[str]] = {}
+    tokens: Counter[str] = Counter(prompt=0, completion=0, replies=0)
+    scores: dict[str, dict[str, list[float]]] = {name: _groups() for name in ("ifd", "r_ifd")}
+    words = _groups()
+    for row in rows:
+        report.rows += 1
+        report.kept += row["kept"]
+        reasons[row["reason"]] += 1
+        first = next(n for n, candidate in enumerate(row["candidates"]) if candidate["origin"] == ORIGINAL)
+        for candidate, score in zip(row["candidates"], row["scores"], strict=True):
+            _count_candidate(candidate, outcomes, tokens)
+            if score["missing"]:
+                missing[score["missing"]] += 1
+        groups = [("original", first), *([("original_of_kept", first), ("chosen", row["choice"])] if row["kept"] else [])]
+        for group, n in groups:
+            for name, values in scores.items():
+                if row["scores"][n][name] is not None:
+                    values[group].append(row["scores"][n][name])
+            words[group].append(len((row["candidates"][n]["output"] or "").split()))
+    report.reasons = dict(reasons.most_common())
+    report.missing = dict(missing.most_common())
+    report.candidates = {origin: dict(counts.most_common()) for origin, counts in outcomes.items()}
+    report.tokens = dict(tokens)
+    report.scores = {name: {group: _spread(v) for group, v in groups_.items()} for name, groups_ in scores.items()}
+    report.lengths = {group: _spread(values) for group, values in words.items()}
+    report.versions = versions()
+    return report
+
+
+def _groups() -> dict[str, list[float]]:
+    return {"original": [], "original_of_kept": [], "chosen": []}
+
+
+def _count_candidate(candidate: Mapping[str, Any], outcomes: dict[str, Counter[str]], tokens: Counter[str]) -> None:
+    if candidate["origin"] == ORIGINAL:
+        return
+    outcomes.setdefault(candidate["origin"], Counter())[candidate["error"] or "usable"] += 1
+    tokens["prompt"] += candidate["prompt_tokens"] or 0
+    tokens["completion"] += candidate["completion_tokens"] or 0
+    tokens["replies"] += candidate["finish_reason"] is not None
+
+
+def _spread(values: list[float]) -> dict[str, float] | None:
+    """Mean and percentiles, None where there is nothing to describe."""
+    if not values:
+        return None
+    cuts = statistics.quantiles(values, n=100, method="inclusive") if len(values) > 1 else values * 99
+    return {"n": len(values), "mean": statistics.fmean(values), **{f"p{q}": cuts[q - 1] for q in _QUANTILES}}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the result, for the report and the card."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}

@@ -1,0 +1,199 @@
+"""Rows in and rows out: the (instruction, input, output) triple of any usual layout, ids, and rows as TRL documents them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from srt_hf.errors import ConfigError, DataError
+from srt_hf.prompts import TEMPLATES, user_turn
+from srt_hf.schema import FLAT_COLUMNS, ORIGINAL, TRIPLE, typed
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# One column of turns instead of three of text: its name, and the keys of speaker and text.
+CHAT_LAYOUTS = {"messages": ("role", "content"), "conversations": ("from", "value")}
+_SPEAKERS = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+
+Triple = tuple[str, str, str]
+
+
+def triple(row: Mapping[str, Any]) -> Triple:
+    """(instruction, input, output) of a row: three text columns (`input` may be absent), or one single-turn chat column.
+
+    A null cell is an empty text. Raises DataError where the row has neither layout, a cell is no text, or the chat has
+    more than one turn.
+
+    >>> triple({"instruction": "Add.", "output": "3"})
+    ('Add.', '', '3')
+    >>> triple({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]})
+    ('Hi', '', 'Hello')
+    """
+    if "instruction" in row and "output" in row:
+        return _text(row, "instruction"), _text(row, "input"), _text(row, "output")
+    turns = single_turn(row)
+    if turns is not None:
+        return turns
+    layout = next((name for name in CHAT_LAYOUTS if name in row), None)
+    if layout is not None:
+        raise DataError(f"A row's `{layout}` is not one question and one answer.", "Filter multi-turn rows out first.")
+    raise _missing(row)
+
+
+def check_columns(dataset: Dataset) -> None:
+    """Raise DataError unless the dataset has rows and a layout that `triple` reads, with text in it."""
+    if not len(dataset):
+        raise DataError("The dataset is empty.", "Check the split and the limit.")
+    row = dataset[0]
+    if not {"instruction", "output"} <= set(row) and not set(CHAT_LAYOUTS) & set(row):
+        raise _missing(row)
+    for name in TRIPLE:
+        if name in row and dataset.features[name].dtype not in ("string", "large_string", "null"):
+            raise DataError(f"The column `{name}` holds {dataset.features[name]}, not text.", "Name the text columns.")
+
+
+def single_turn(row: Mapping[str, Any]) -> Triple | None:
+    """The triple of a chat row with one question and one answer, None for any other.
+
+    A system turn stands before the question, as most chat templates that lack a system role place it.
+    """
+    for layout, (speaker, text) in CHAT_LAYOUTS.items():
+        if layout not in row:
+            continue
+        turns = [(_SPEAKERS.get(turn.get(speaker)), turn.get(text) or "") for turn in row[layout] or []]
+        system = [said for who, said in turns if who == "system"]
+        rest = [(who, said) for who, said in turns if who != "system"]
+        if [who for who, _ in rest] != ["user", "assistant"] or len(system) > 1:
+            return None
+        return "\n\n".join([*system, rest[0][1]]), "", rest[1][1]
+    return None
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"The column `{name}` holds {type(value).__name__}, not text.", "Name the text columns.")
+    return value
+
+
+def _missing(row: Mapping[str, Any]) -> DataError:
+    absent = [f"`{name}`" for name in ("instruction", "output") if name not in row]
+    return DataError(
+        f"The dataset has no column {' and '.join(absent)}; it has {', '.join(f'`{name}`' for name in row)}.",
+        "Name them (instruction_column, input_column, output_column) or bring `messages` or `conversations`.",
+    )
+
+
+def row_id(values: Triple, occurrence: int = 0) -> str:
+    """Tagged hash of the triple and the how-many-th row of this very text it is (0 for the first).
+
+    >>> row_id(("Add.", "", "3"))
+    'd3e9a1f2-0'
+    """
+    digest = hashlib.sha256(b"srt_hf/row/1\0" + json.dumps(values).encode()).hexdigest()
+    return f"{digest[:16]}-{occurrence}"
+
+
+def with_ids(dataset: Dataset, column: str | None = None) -> Dataset:
+    """The dataset with an `id` for every row: the values of `column`, or of an `id` column that is there, else `row_id`.
+
+    Raises DataError where the named values are null or not distinct.
+    """
+    column = column or ("id" if "id" in dataset.column_names else None)
+    if column is None:
+        seen: Counter[Triple] = Counter()
+        ids = []
+        for row in dataset:
+            values = triple(row)
+            ids.append(row_id(values, seen[values]))
+            seen[values] += 1
+    elif column not in dataset.column_names:
+        raise DataError(f"There is no id column `{column}`; the dataset has {', '.join(dataset.column_names)}.")
+    else:
+        ids = [None if value is None else str(value) for value in dataset[column]]
+        if None in ids or len(set(ids)) < len(ids):
+            raise DataError(
+                f"The values of the id column `{column}` are not all distinct and given.",
+                "Name another id column, or rename this one so that ids are made from the text.",
+            )
+    if "id" in dataset.column_names:
+        dataset = dataset.remove_columns("id")
+    return dataset.add_column("id", ids)
+
+
+def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The chosen candidate as one flat row (`schema.FLAT_COLUMNS`), with the original beside it. For `Dataset.map`."""
+    candidates, scores = row["candidates"], row["scores"]
+    choice = row["choice"]
+    first = next(n for n, candidate in enumerate(candidates) if candidate["origin"] == ORIGINAL)
+    values = {
+        "id": row["id"],
+        "origin": row["origin"],
+        "reason": row["reason"],
+        **{name: candidates[choice][name] for name in TRIPLE},
+        **{f"original_{name}": candidates[first][name] for name in TRIPLE},
+        "ifd": scores[choice]["ifd"],
+        "r_ifd": scores[choice]["r_ifd"],
+        "original_ifd": scores[first]["ifd"],
+        "original_r_ifd": scores[first]["r_ifd"],
+    }
+    return {name: typed(name, values[name]) for name in FLAT_COLUMNS}
+
+
+def to_prompt_completion(row: Mapping[str, Any], template: str = "vicuna") -> dict[str, Any]:
+    """A row as TRL's prompt/completion. `template` is a student template by name, or "chat" for the conversational form.
+
+    Vicuna's completion begins with a space, as FastChat trains it (METHOD §6.11). For `Dataset.map`; for another template
+    give `fn_kwargs={"template": ...}`.
+
+    >>> to_prompt_completion({"instruction": "Add.", "input": "", "output": "3"}, template="none")
+    {'prompt': 'Add.\\n', 'completion': '3'}
+    """
+    instruction, input, output = triple(row)
+    if template == "chat":
+        return {
+            "prompt": [{"role": "user", "content": user_turn(instruction, input)}],
+            "completion": [{"role": "assistant", "content": output}],
+        }
+    if template not in TEMPLATES:
+        raise ConfigError(f"There is no template {template!r}.", f"Templates: {', '.join((*TEMPLATES, 'chat'))}.")
+    form = TEMPLATES[template]
+    return {"prompt": form.prompt(instruction, input), "completion": form.answer_prefix + output}
+
+
+def to_messages(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as TRL's `messages`: one user turn (instruction, newline, input when there is one) and the answer.
+
+    >>> to_messages({"instruction": "Add.", "input": "1 2", "output": "3"})["messages"][0]["content"]
+    'Add.\\n1 2'
+    """
+    instruction, input, output = triple(row)
+    return {
+        "messages": [
+            {"role": "user", "content": user_turn(instruction, input)},
+            {"role": "assistant", "content": output},
+        ]
+    }
+
+
+def top(dataset: Dataset, by: str = "ifd", *, k: int | None = None, fraction: float | None = None) -> Dataset:
+    """The `k` rows, or that `fraction` of all, with the highest value in column `by`: the paper's small-data setting (§5.2).
+
+    Ties go by id, so that the result depends on no order; rows without the number come last. The rows keep their order.
+    Raises ConfigError unless exactly one of k and fraction (in (0, 1]) is given, DataError where the column is missing.
+    """
+    if (k is None) == (fraction is None) or (k is not None and k < 1) or (fraction is not None and not 0 < fraction <= 1):
+        raise ConfigError("Give either k (at least 1) or fraction (above 0, at most 1).")
+    absent = [name for name in (by, "id") if name not in dataset.column_names]
+    if absent:
+        raise DataError(f"There is no column {', '.join(absent)}; the dataset has {', '.join(dataset.column_names)}.")
+    count = k if k is not None else max(1, round(len(dataset) * (fraction or 0)))
+    values, ids = dataset[by][:], dataset["id"][:]
+    ranked = sorted(range(len(dataset)), key=lambda n: (values[n] is None, -(values[n] or 0.0), ids[n]))
+    return dataset.select(sorted(ranked[:count]))

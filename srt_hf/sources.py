@@ -1,0 +1,107 @@
+"""Where rows come from: a Hub dataset, a file, a saved dataset; brought to the three text columns and an id."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from srt_hf.errors import DataError
+from srt_hf.rows import CHAT_LAYOUTS, check_columns, single_turn, triple, with_ids
+from srt_hf.schema import TRIPLE
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# File suffix -> builder and its options. A CSV cell "NA" or "None" is text, and an empty one is empty, not a number.
+_FILES: dict[str, tuple[str, dict[str, Any]]] = {
+    ".json": ("json", {}),
+    ".jsonl": ("json", {}),
+    ".parquet": ("parquet", {}),
+    ".csv": ("csv", {"keep_default_na": False}),
+}
+
+
+def load_rows(source: str, *, name: str | None = None, split: str = "train", revision: str | None = None) -> Dataset:
+    """The rows of `source`: a local JSON, JSONL, Parquet or CSV file, a folder of `Dataset.save_to_disk`, or a Hub dataset.
+
+    `name` is the config of a Hub dataset or of a local dataset folder. Raises DataError with the cause in one line.
+    """
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
+    try:
+        dataset = _load(source, name, split, revision)
+    except DatasetNotFoundError as error:
+        raise DataError(f"{source} is neither a local file nor a dataset on the Hub that this login may read.") from error
+    except DatasetGenerationError as error:
+        raise DataError(f"{source} cannot be read: {error.__cause__ or error}") from error
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise DataError(f"{source} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    return dataset
+
+
+def _load(source: str, name: str | None, split: str, revision: str | None) -> Dataset:
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    path = Path(source)
+    if path.is_file():
+        if path.suffix not in _FILES:
+            raise ValueError(f"the suffix {path.suffix!r} is none of {', '.join(_FILES)}")
+        builder, options = _FILES[path.suffix]
+        return load_dataset(builder, data_files=str(path), split="train", **options)
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        saved = load_from_disk(source)
+        if isinstance(saved, DatasetDict):
+            if split not in saved:
+                raise ValueError(f"there is no split {split!r}, only {', '.join(saved)}")
+            return saved[split]
+        return saved
+    return load_dataset(source, name, split=split, revision=revision)
+
+
+def prepare(dataset: Dataset, *, columns: dict[str, str] | None = None, id_column: str | None = None) -> Dataset:
+    """The dataset with text columns instruction, input, output and an `id`; its other columns stay.
+
+    `columns` maps a name of the triple to the dataset's own name for it. A dataset without `input` gets an empty one; rows of
+    `messages` or `conversations` with more than one turn are left out with a warning that counts them.
+    Raises DataError for missing columns, no rows, or cells that are no text.
+    """
+    dataset = _rename(dataset, columns or {})
+    check_columns(dataset)
+    if not {"instruction", "output"} <= set(dataset.column_names):
+        dataset = _from_chat(dataset)
+    elif "input" not in dataset.column_names:
+        dataset = dataset.add_column("input", [""] * len(dataset))
+    return with_ids(dataset, id_column)
+
+
+def _rename(dataset: Dataset, columns: dict[str, str]) -> Dataset:
+    wanted = {theirs: ours for ours, theirs in columns.items() if theirs and theirs != ours}
+    absent = [theirs for theirs in wanted if theirs not in dataset.column_names]
+    if absent:
+        raise DataError(f"The dataset has no column {', '.join(absent)}; it has {', '.join(dataset.column_names)}.")
+    taken = [ours for ours in wanted.values() if ours in dataset.column_names and ours not in wanted]
+    if taken:
+        raise DataError(f"The dataset has a column {', '.join(taken)} of its own.", "Rename or remove it first.")
+    return dataset.rename_columns(wanted) if wanted else dataset
+
+
+def _from_chat(dataset: Dataset) -> Dataset:
+    single = dataset.filter(_is_single_turn, desc="Reading chats")
+    left_out = len(dataset) - len(single)
+    if not len(single):
+        raise DataError("No row is a single question and answer.", "Selective Reflection-Tuning works on single turns.")
+    if left_out:
+        layout = next(name for name in CHAT_LAYOUTS if name in dataset.column_names)
+        warnings.warn(f"{left_out} of {len(dataset)} rows left out: their `{layout}` has more than one turn.", stacklevel=3)
+    return single.map(_triple_columns, desc="Reading chats")
+
+
+def _is_single_turn(row: dict[str, Any]) -> bool:
+    return single_turn(row) is not None
+
+
+def _triple_columns(row: dict[str, Any]) -> dict[str, str]:
+    return dict(zip(TRIPLE, triple(row), strict=True))

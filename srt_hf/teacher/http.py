@@ -1,0 +1,246 @@
+"""Teachers behind a network: any OpenAI-compatible server (TGI, vLLM, SGLang, llama.cpp, `transformers serve`) through its
+Messages API, and Hub model ids through Inference Providers. Both use `huggingface_hub.AsyncInferenceClient`.
+
+`translate` is the one border where foreign errors become ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import re
+import time
+import weakref
+from typing import Any
+from urllib.parse import urlsplit
+
+from huggingface_hub import AsyncInferenceClient, get_token
+from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
+from huggingface_hub.utils import httpx
+
+from srt_hf.errors import RequestFailed, TeacherAuthError, TeacherError, TeacherUnreachable
+from srt_hf.teacher.protocol import Identity, Reply, Request, Stumble, Weather
+
+NO_KEY = "-"  # AsyncInferenceClient sends HF_TOKEN to any server unless the key is a non-empty string
+_PER_CLIENT = 100  # connections that one client keeps; further requests would wait in its pool and time out there
+_PROBE_TIMEOUT = 10.0
+_PROBE_PAUSES = (0.0, 0.5, 2.0)  # seconds before each try to find out who answers
+_TOO_LONG = re.compile(r"max_(new|total|input)_tokens|context (length|window)|too (long|many tokens)|maximum.{0,40}tokens", re.I)
+
+
+def is_hugging_face(url: str) -> bool:
+    """Whether `url` is an https address of Hugging Face's, the only kind that HF_TOKEN is sent to.
+
+    >>> is_hugging_face("https://router.huggingface.co/v1"), is_hugging_face("https://huggingface.co.evil.example")
+    (True, False)
+    """
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    return parts.scheme == "https" and (
+        host == "huggingface.co" or host.endswith((".huggingface.co", ".hf.co", ".huggingface.cloud"))
+    )
+
+
+class _Clients:
+    """HTTP clients of one event loop, as many as the requests in flight need at `_PER_CLIENT` each.
+
+    A client belongs to the loop that first used it, and every `Dataset.map` makes a new loop.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        self._arguments = arguments
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[tuple[AsyncInferenceClient, list[int]]]]
+        self._loops = weakref.WeakKeyDictionary()
+
+    def take(self) -> tuple[AsyncInferenceClient, list[int]]:
+        """A client with room, and its one-item count of requests in flight, for the caller to raise and lower."""
+        clients = self._loops.setdefault(asyncio.get_running_loop(), [])
+        for client, in_flight in clients:
+            if in_flight[0] < _PER_CLIENT:
+                return client, in_flight
+        clients.append((AsyncInferenceClient(**self._arguments), [0]))
+        return clients[-1]
+
+    async def close(self) -> None:
+        """Close the running loop's clients."""
+        for client, _ in self._loops.pop(asyncio.get_running_loop(), []):
+            await client.close()
+
+
+class HttpBackend:
+    """A server at `url` (`http://host:8080`, with or without `/v1`), or `model` through Inference Providers where url is None.
+
+    `key` None means: HF_TOKEN for Hugging Face's own hosts, "-" for any other.
+    """
+
+    journaled = True
+
+    def __init__(self, url: str | None, *, model: str | None, key: str | None, provider: str, timeout: float) -> None:
+        self.url = url.rstrip("/") if url else None
+        self.model = model
+        own = url is None or is_hugging_face(url)
+        self.key = key or (get_token() if own else None) or NO_KEY
+        if self.url:
+            self._clients = _Clients(base_url=self.url, api_key=self.key, timeout=timeout)
+        else:
+            self._clients = _Clients(model=model, provider=provider, api_key=self.key, timeout=timeout)
+
+    def identity(self) -> Identity:
+        if self.url is None:
+            assert self.model is not None
+            return Identity(self.model)
+        for pause in _PROBE_PAUSES:
+            time.sleep(pause)
+            try:
+                return self._ask_who()
+            except httpx.TransportError as error:
+                last = error
+        raise TeacherUnreachable(f"No teacher answers at {self.url} ({type(last).__name__}: {last}).") from last
+
+    def _ask_who(self) -> Identity:
+        """TGI tells on /info, the others on /v1/models; a server that tells neither is known by its address."""
+        info = self._get("/info")
+        if isinstance(info, dict) and isinstance(info.get("model_id"), str):
+            return Identity(
+                info["model_id"], info.get("model_sha"), info.get("max_concurrent_requests"), info.get("max_total_tokens")
+            )
+        if self.model:
+            return Identity(self.model)
+        models = self._get("/v1/models")
+        listed = models.get("data") if isinstance(models, dict) else None
+        names = [entry.get("id") for entry in listed or [] if isinstance(entry, dict)]
+        if len(names) > 1:
+            raise TeacherError(
+                f"The server at {self.url} serves {len(names)} models.",
+                f"Name one with teacher_model: {', '.join(map(str, names[:5]))}{' …' if len(names) > 5 else ''}.",
+            )
+        return Identity(names[0] if names else str(self.url))
+
+    def _get(self, path: str) -> Any:
+        assert self.url is not None
+        root = self.url.removesuffix("/chat/completions").removesuffix("/v1")
+        response = httpx.get(root + path, headers=self._headers(), timeout=_PROBE_TIMEOUT)
+        if response.status_code in (401, 403):
+            raise TeacherAuthError(f"The teacher at {self.url} answered {response.status_code} to this key.")
+        try:
+            return response.json() if response.status_code == 200 else None
+        except ValueError:
+            return None
+
+    def _headers(self) -> dict[str, str]:
+        return {} if self.key == NO_KEY else {"Authorization": f"Bearer {self.key}"}
+
+    async def alive(self) -> bool:
+        if self.url is None:
+            return True
+        try:
+            await asyncio.to_thread(self._get, "/health")
+        except (httpx.HTTPError, TeacherError):
+            return False
+        return True
+
+    async def generate(self, request: Request, identity: Identity) -> Reply:
+        client, in_flight = self._clients.take()
+        in_flight[0] += 1
+        try:
+            output = await client.chat_completion(
+                request.messages,
+                # A server needs its own name for the model; where it told none, the client's default goes out.
+                model=self.model or (identity.model if identity.model != self.url else None),
+                max_tokens=request.max_tokens,
+                temperature=request.temperature,
+                top_p=request.top_p,
+                seed=request.seed,
+                extra_body=request.extra_body or None,
+            )
+            return _reply(output)
+        except Exception as error:  # the border: whatever the client raises is sorted here and nowhere else
+            raise translate(error, self.url or str(self.model)) from error
+        finally:
+            in_flight[0] -= 1
+
+    async def close(self) -> None:
+        await self._clients.close()
+
+
+def _reply(output: Any) -> Reply:
+    """Our reply from a ChatCompletionOutput. Raises ValueError when the 200 held something else."""
+    choices = getattr(output, "choices", None)
+    if not choices or getattr(choices[0], "message", None) is None:
+        raise ValueError("the answer holds no choices")
+    content = choices[0].message.content
+    if content is not None and not isinstance(content, str):
+        raise ValueError("the answer's content is not text")
+    usage = getattr(output, "usage", None)
+    return Reply(
+        text=content or "",
+        finish_reason=choices[0].finish_reason,
+        prompt_tokens=getattr(usage, "prompt_tokens", None),
+        completion_tokens=getattr(usage, "completion_tokens", None),
+    )
+
+
+def translate(error: Exception, where: str) -> Exception:
+    """A foreign error as one of ours: RequestFailed, Stumble, Weather, or a TeacherError that stops the run."""
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        return _translate_status(error.response, where)
+    if isinstance(error, InferenceTimeoutError):
+        cause = error.__cause__
+        if isinstance(cause, (httpx.ConnectTimeout, httpx.PoolTimeout)):
+            return Weather(f"no connection to {where} in time")
+        return Stumble(f"no answer from {where} in time", "timeout")
+    if isinstance(error, httpx.ConnectError):
+        return Weather(f"no connection to {where}: {error}")
+    if isinstance(error, httpx.HTTPError):
+        return Stumble(f"the connection to {where} broke: {type(error).__name__}", "server_error")
+    if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) and not _is_provider_complaint(error):
+        return Stumble(f"{where} sent a 200 that is no chat completion: {type(error).__name__}", "server_error")
+    return TeacherError(f"The teacher {where} cannot be used: {error}.", "Check the model id, the provider and the login.")
+
+
+def _is_provider_complaint(error: Exception) -> bool:
+    """Inference Providers' client raises bare ValueErrors for an unsupported model or a missing login, before any request."""
+    return (
+        isinstance(error, ValueError)
+        and not isinstance(error, (json.JSONDecodeError, UnicodeDecodeError))
+        and bool(re.search(r"provider|api_key|not supported|log in", str(error), re.I))
+    )
+
+
+def _translate_status(response: Any, where: str) -> Exception:
+    status, text = response.status_code, _error_text(response)
+    if status in (429, 503):
+        return Weather(f"{where} answered {status}", overloaded=True, retry_after=_retry_after(response))
+    if status in (408, 502, 504):
+        return Weather(f"{where} answered {status}", retry_after=_retry_after(response))
+    if status in (400, 413, 422):
+        return RequestFailed(f"{where} rejected the request: {text}", "too_long" if _TOO_LONG.search(text) else "rejected")
+    if status in (401, 403):
+        return TeacherAuthError(f"The teacher {where} answered {status} to this key.")
+    if status in (402, 404, 405):
+        return TeacherError(f"The teacher {where} answered {status}: {text}", "Check the address, the model's name and the plan.")
+    return Stumble(f"{where} answered {status}: {text}", "server_error")
+
+
+def _error_text(response: Any) -> str:
+    """The server's own words, bounded: they are a stranger's text."""
+    try:
+        body = response.json()
+        text = body.get("error", body) if isinstance(body, dict) else body
+    except ValueError:
+        text = response.text
+    return " ".join(str(text).split())[:300]
+
+
+def _retry_after(response: Any) -> float | None:
+    """Seconds from a Retry-After header in either of its forms."""
+    value = response.headers.get("retry-after")
+    if not value:
+        return None
+    if value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None

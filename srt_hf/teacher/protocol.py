@@ -1,0 +1,82 @@
+"""What a teacher backend is: one request in, one reply out, and three ways to fail.
+
+`RequestFailed` (errors) is final for this request. `Stumble` may be the request's fault or the server's: it is tried again
+a few times. `Weather` is never the request's fault: the server is full, restarting or away, and patience is the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One chat request. `id`, `step` and `attempt` name it in the journal and for replay; a server never sees them."""
+
+    messages: Messages
+    max_tokens: int
+    temperature: float
+    top_p: float | None = None
+    seed: int | None = None
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    id: str = ""
+    step: str = ""
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One chat reply. `finish_reason` is "length" where the token limit cut it; token counts are None where unknown."""
+
+    text: str
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who answers, as the server reports it, and what it can take (None where it does not say)."""
+
+    model: str
+    revision: str | None = None
+    max_concurrent_requests: int | None = None
+    max_total_tokens: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.revision}" if self.revision else self.model
+
+
+class Backend(Protocol):
+    """Where replies come from. A backend holds no limits and no retries; `Teacher` does."""
+
+    journaled: bool  # whether its replies cost something and belong into the journal
+
+    def identity(self) -> Identity:
+        """Ask who answers. Raises TeacherError when nothing does. Blocking; called once before the first request."""
+
+    async def generate(self, request: Request, identity: Identity) -> Reply:
+        """Answer one request. Raises RequestFailed, Stumble, Weather, or another TeacherError to stop the run."""
+
+    async def alive(self) -> bool:
+        """Whether the teacher answers at all, asked when one request keeps failing."""
+
+
+class Stumble(Exception):
+    """This try failed, and another may pass. `code` is the row's error if none does."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message, code)
+        self.code = code
+
+
+class Weather(Exception):
+    """The server is full or away. `overloaded` asks for fewer requests at once; `retry_after` is in seconds."""
+
+    def __init__(self, message: str, overloaded: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(message, overloaded, retry_after)
+        self.overloaded = overloaded
+        self.retry_after = retry_after

@@ -1,0 +1,121 @@
+"""`replay:` teachers: replies that exist already, matched by row id and step, so that a run needs no server.
+
+The source is JSONL ({id, step, attempt, reply} and optionally finish_reason), a journal, or a published candidates repo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from srt_hf import prompts
+from srt_hf.errors import ConfigError, RequestFailed
+from srt_hf.journal import Journal, is_journal
+from srt_hf.schema import ORIGINAL
+from srt_hf.teacher.protocol import Identity, Reply, Request
+
+_Key = tuple[str, str, int]
+_Outcome = Reply | RequestFailed
+
+
+class ReplayBackend:
+    """Answers from the file, or the candidates repo on the Hub, called `source`. Raises ConfigError when it holds no replies."""
+
+    journaled = False
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def identity(self) -> Identity:
+        path = Path(self.source)
+        if path.is_file():
+            return Identity(f"replay:{path.name}", hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        try:
+            return Identity(f"replay:{self.source}", HfApi().dataset_info(self.source).sha)
+        except (HfHubHTTPError, HFValidationError) as error:
+            raise ConfigError(
+                f"replay:{self.source} is neither a file nor a dataset repo on the Hub.",
+                "Give JSONL with id, step, attempt and reply, a journal, or a repo with a `candidates` config.",
+            ) from error
+
+    async def generate(self, request: Request, identity: Identity) -> Reply:
+        outcome = self._recorded.get((request.id, request.step, request.attempt))
+        if outcome is None:
+            raise RequestFailed(f"{self.source} holds no reply for {request.id}, {request.step}.", "not_attempted")
+        if isinstance(outcome, RequestFailed):
+            raise RequestFailed(outcome.message, outcome.code)
+        return outcome
+
+    async def alive(self) -> bool:
+        return True
+
+    @cached_property
+    def _recorded(self) -> dict[_Key, _Outcome]:
+        path = Path(self.source)
+        if not path.is_file():
+            entries = _from_candidates(self.source)
+        elif is_journal(path):
+            entries = _from_journal(path)
+        else:
+            entries = _from_jsonl(path)
+        recorded = dict(entries)
+        if not recorded:
+            raise ConfigError(f"replay:{self.source} holds no replies.")
+        return recorded
+
+
+def _from_jsonl(path: Path) -> Iterator[tuple[_Key, _Outcome]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            key = (str(entry["id"]), entry["step"], int(entry.get("attempt", 0)))
+            yield key, Reply(entry["reply"], entry.get("finish_reason", "stop"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"Line {number} of {path} is no recorded reply ({type(error).__name__}: {error}).",
+                "Each line is a JSON object with id, step, attempt and reply.",
+            ) from error
+
+
+def _from_journal(path: Path) -> Iterator[tuple[_Key, _Outcome]]:
+    journal = Journal(path)
+    try:
+        for id, step, attempt, record in journal.entries():
+            yield (id, step, attempt), outcome_from_record(record)
+    finally:
+        journal.close()
+
+
+def _from_candidates(repo: str) -> Iterator[tuple[_Key, _Outcome]]:
+    from datasets import load_dataset
+
+    rows: Iterable[dict[str, Any]] = load_dataset(repo, "candidates", split="train")
+    for row in rows:
+        for candidate in row["candidates"]:
+            if candidate["origin"] != ORIGINAL:
+                yield (row["id"], candidate["origin"], 0), _outcome_of(candidate)
+
+
+def _outcome_of(candidate: dict[str, Any]) -> _Outcome:
+    if candidate["error"]:
+        return RequestFailed("recorded as failed", candidate["error"])
+    text = prompts.well_formed_reply(
+        candidate["origin"], candidate["critique"] or "", candidate["instruction"], candidate["output"]
+    )
+    return Reply(text, "stop", candidate["prompt_tokens"], candidate["completion_tokens"])
+
+
+def outcome_from_record(record: dict[str, Any]) -> _Outcome:
+    """A journal record as the reply or the final failure that it holds."""
+    if "error" in record:
+        return RequestFailed(record.get("message", ""), record["error"])
+    return Reply(**record)
