@@ -7,6 +7,7 @@ A failure of the *request* is `RequestFailed` with its code. A failure of the *t
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import warnings
 import weakref
@@ -81,6 +82,7 @@ class Teacher:
         self.journal = Journal(journal_path) if journal_path and self._backend.journaled else None
         self._identity: Identity | None = None
         self._limit: AdaptiveLimit | None = None
+        self._asking = threading.Lock()
         self._last_reply = 0.0
         self._warned_rejection = False
         self._in_flight: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Future[Reply]]]
@@ -88,10 +90,11 @@ class Teacher:
 
     def identity(self) -> Identity:
         """Who answers, asked once. Raises TeacherUnreachable, TeacherAuthError or ConfigError."""
-        if self._identity is None:
-            self._identity = self._backend.identity()
-            self._limit = AdaptiveLimit(self._identity.max_concurrent_requests)
-        return self._identity
+        with self._asking:
+            if self._identity is None:
+                self._identity = self._backend.identity()
+                self._limit = AdaptiveLimit(self._identity.max_concurrent_requests)
+            return self._identity
 
     def __getstate__(self) -> dict[str, Any]:
         """Configuration and who answers now: no client, no lock, so that map fingerprints are stable and never stale.

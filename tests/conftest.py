@@ -1,0 +1,62 @@
+"""Shared fixtures. The environment is set before any Hugging Face library is imported: nothing is downloaded, nothing is sent
+anywhere but to loopback, and no test sees the caches or the token of the person who runs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_HOME = tempfile.TemporaryDirectory(prefix="srt_hf-tests-")
+SECRET = "hf_secretOfTheTests"
+os.environ.update(
+    HF_HOME=_HOME.name,
+    HF_TOKEN=SECRET,
+    HF_ENDPOINT="http://127.0.0.1:9",  # nobody listens there: whatever tries to reach the Hub fails at once
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_XET="1",
+    HF_UPDATE_DOWNLOAD_COUNTS="0",
+    TOKENIZERS_PARALLELISM="false",
+)
+for name in [name for name in os.environ if name.startswith("SRT_HF_")]:
+    del os.environ[name]
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pytest  # noqa: E402
+from tgi_server import LocalTGI  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture
+def tgi() -> Iterator[LocalTGI]:
+    with LocalTGI() as server:
+        yield server
+
+
+@pytest.fixture
+def teacher(tgi: LocalTGI, tmp_path: Path):  # type: ignore[no-untyped-def]
+    from srt_hf import Teacher
+
+    return Teacher(tgi.url, journal=tmp_path / "journal.sqlite")
+
+
+@pytest.fixture(scope="session")
+def student_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny random Llama with a Llama-like tokenizer."""
+    from tiny_models import make_llama
+
+    folder = tmp_path_factory.mktemp("student")
+    make_llama(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real rows and published scores, which is not part of the project."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared is not here")
+    return SHARED

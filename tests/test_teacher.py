@@ -1,0 +1,347 @@
+"""The teacher over real sockets: errors, patience, journal, replay, and where the token goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SECRET
+from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
+from huggingface_hub.utils import httpx
+from tgi_server import LocalTGI
+
+from srt_hf import Teacher
+from srt_hf.errors import ConfigError, RequestFailed, TeacherAuthError, TeacherError, TeacherUnreachable
+from srt_hf.journal import Journal
+from srt_hf.teacher.http import HttpBackend, is_hugging_face, translate
+from srt_hf.teacher.pacing import AdaptiveLimit, backoff
+from srt_hf.teacher.protocol import Stumble, Weather
+
+ASK = [{"role": "user", "content": "### Instruction\nSay hi.\n\n### Input\n(none)\n\n### Answer\nhi\n\nWork in two steps."}]
+
+
+def ask(teacher: Teacher, *messages: str, **options):  # type: ignore[no-untyped-def]
+    """Ask for each text at once, on one event loop; replies or the exceptions in order."""
+
+    async def go():  # type: ignore[no-untyped-def]
+        try:
+            chats = [teacher.chat([{**ASK[0], "content": ASK[0]["content"] + text}], **options) for text in messages or [""]]
+            return await asyncio.gather(*chats, return_exceptions=True)
+        finally:
+            await teacher.close()
+
+    return asyncio.run(go())
+
+
+@pytest.fixture(autouse=True)
+def no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srt_hf.teacher.backoff", lambda tries, retry_after=None: 0.01)
+    monkeypatch.setattr("srt_hf.teacher.http._PROBE_PAUSES", (0.0,))
+
+
+def test_a_reply_with_its_counts(teacher: Teacher) -> None:
+    [reply] = ask(teacher)
+    assert reply.text.startswith("A short analysis.") and reply.finish_reason == "stop"
+    assert reply.prompt_tokens > 0 and reply.completion_tokens > 0
+    assert str(teacher.identity()) == "local/teacher@0123abcd"
+
+
+def test_what_is_sent_is_what_tgi_accepts(teacher: Teacher, tgi: LocalTGI) -> None:
+    ask(teacher)
+    body = tgi.chats[0]
+    assert body["temperature"] == 0.0 and body["max_tokens"] == 2048
+    assert "top_p" not in body and not body.get("stream")
+
+
+def test_the_same_request_is_bought_once(teacher: Teacher, tgi: LocalTGI, tmp_path: Path) -> None:
+    first, second = ask(teacher, "", "")  # at the same time
+    again = ask(Teacher(tgi.url, journal=tmp_path / "journal.sqlite"))[0]  # and in a later run
+    assert first == second == again
+    assert len(tgi.chats) == 1
+
+
+@pytest.mark.parametrize("change", [{"temperature": 0.5}, {"seed": 1}, {"max_tokens": 7}, {"extra_body": {"x": 1}}])
+def test_another_request_is_another_key(tgi: LocalTGI, tmp_path: Path, change: dict) -> None:
+    ask(Teacher(tgi.url, journal=tmp_path / "j"))
+    ask(Teacher(tgi.url, journal=tmp_path / "j", **change))
+    assert len(tgi.chats) == 2
+
+
+def test_another_model_behind_the_same_url_is_another_key(tgi: LocalTGI, tmp_path: Path) -> None:
+    ask(Teacher(tgi.url, journal=tmp_path / "j"))
+    tgi.info["model_sha"] = "ffff"
+    ask(Teacher(tgi.url, journal=tmp_path / "j"))
+    assert len(tgi.chats) == 2
+
+
+def test_a_full_server_is_weather_and_lowers_the_limit(tmp_path: Path) -> None:
+    with LocalTGI(slots=4, delay=0.02) as tgi:
+        tgi.info["max_concurrent_requests"] = 64  # it promises more than it has
+        teacher = Teacher(tgi.url, journal=False)
+        replies = ask(teacher, *map(str, range(60)))
+        assert all(not isinstance(reply, Exception) for reply in replies)
+        assert 429 in tgi.statuses and tgi.peak == 4
+        assert teacher._limit is not None and teacher._limit.limit < 64
+
+
+def test_the_servers_own_limit_is_the_start_and_is_never_passed(tgi: LocalTGI) -> None:
+    with LocalTGI(slots=8, delay=0.01) as tgi:
+        ask(Teacher(tgi.url, journal=False), *map(str, range(50)))
+        assert tgi.peak == 8 and 429 not in tgi.statuses
+
+
+def test_more_than_a_hundred_at_once(tmp_path: Path) -> None:
+    with LocalTGI(slots=300, delay=0.3) as tgi:
+        replies = ask(Teacher(tgi.url, journal=False, timeout=5), *map(str, range(250)))
+        assert all(not isinstance(reply, Exception) for reply in replies)
+        assert tgi.peak == 250
+
+
+def test_a_rejected_request_is_final_and_kept(tmp_path: Path) -> None:
+    with LocalTGI() as tgi:
+        teacher = Teacher(tgi.url, journal=tmp_path / "j", top_p=1.0)
+        with pytest.warns(UserWarning, match="top_p"):
+            [failure] = ask(teacher)
+        assert isinstance(failure, RequestFailed) and failure.code == "rejected"
+        [again] = ask(teacher)
+        assert isinstance(again, RequestFailed) and again.code == "rejected" and len(tgi.chats) == 1
+
+
+def test_a_request_that_does_not_fit_is_too_long(tmp_path: Path) -> None:
+    with LocalTGI(max_total_tokens=100) as tgi:
+        [failure] = ask(Teacher(tgi.url, journal=tmp_path / "j"))
+        assert isinstance(failure, RequestFailed) and failure.code == "too_long"
+
+
+GARBAGE = [(500, b"{}"), (424, b"{}"), (200, b"<html>hello</html>"), (200, b'{"choices": [{"mess'), (200, b"\xff\xfe"), (200, b"{}")]
+
+
+@pytest.mark.parametrize("answer", GARBAGE)
+def test_a_stumble_is_tried_again(tmp_path: Path, answer: tuple[int, bytes]) -> None:
+    with LocalTGI(fault=lambda n, body: answer if n == 1 else None) as tgi:
+        [reply] = ask(Teacher(tgi.url, journal=tmp_path / "j"))
+        assert reply.text and len(tgi.chats) == 2
+
+
+@pytest.mark.parametrize("answer", GARBAGE)
+def test_a_request_that_always_fails_gets_a_code_while_others_pass(tmp_path: Path, answer: tuple[int, bytes]) -> None:
+    poison = lambda n, body: answer if "poison" in body["messages"][-1]["content"] else None  # noqa: E731
+    with LocalTGI(fault=poison) as tgi:
+        good, bad = ask(Teacher(tgi.url, journal=tmp_path / "j"), "fine", "poison")
+        assert good.text and isinstance(bad, RequestFailed) and bad.code == "server_error"
+
+
+def test_a_request_that_always_times_out_gets_a_code(tmp_path: Path) -> None:
+    with LocalTGI(delay=5) as tgi:
+        [failure] = ask(Teacher(tgi.url, journal=tmp_path / "j", timeout=0.1))
+        assert isinstance(failure, RequestFailed) and failure.code == "timeout"
+
+
+def test_an_outage_stops_the_run_and_is_not_kept(tmp_path: Path) -> None:
+    with LocalTGI(fault=lambda n, body: (503, b"{}")) as tgi:
+        [failure] = ask(Teacher(tgi.url, journal=tmp_path / "j", outage=0.2))
+        assert isinstance(failure, TeacherUnreachable) and "journal" in failure.hint
+    assert list(Journal(tmp_path / "j").entries()) == []
+
+
+def test_nobody_at_the_address() -> None:
+    with pytest.raises(TeacherUnreachable, match=r"No teacher answers at http://127.0.0.1:9 .*vllm serve"):
+        Teacher("http://127.0.0.1:9", journal=False).identity()
+
+
+def test_a_wrong_key(tmp_path: Path) -> None:
+    with LocalTGI(key="right") as tgi:
+        with pytest.raises(TeacherAuthError, match="SRT_HF_TEACHER_KEY"):
+            Teacher(tgi.url, key="wrong", journal=False).identity()
+        [reply] = ask(Teacher(tgi.url, key="right", journal=False))
+        assert reply.text
+
+
+def test_the_hub_token_goes_to_hugging_face_only(teacher: Teacher, tgi: LocalTGI) -> None:
+    ask(teacher)
+    sent = json.dumps([headers for _, headers, _ in tgi.requests])
+    assert len(tgi.requests) >= 2 and SECRET not in sent
+    assert HttpBackend("https://router.huggingface.co/v1", model="m", key=None, provider="auto", timeout=1).key == SECRET
+    assert HttpBackend(None, model="org/model", key=None, provider="auto", timeout=1).key == SECRET
+    for url in ("http://huggingface.co", "https://huggingface.co.evil.example", "https://evilhf.co", "http://localhost"):
+        assert not is_hugging_face(url)
+    for url in ("https://huggingface.co", "https://x.endpoints.huggingface.cloud", "https://api-inference.hf.co/v1"):
+        assert is_hugging_face(url)
+
+
+def test_the_key_is_never_in_the_journal(tmp_path: Path) -> None:
+    with LocalTGI(key="sesame") as tgi:
+        ask(Teacher(tgi.url, key="sesame", journal=tmp_path / "j"))
+    assert all(b"sesame" not in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def _status(code: int, text: str = "", headers: dict[str, str] | None = None) -> HfHubHTTPError:
+    response = httpx.Response(code, text=text, headers=headers or {}, request=httpx.Request("POST", "http://t"))
+    return HfHubHTTPError("x", response=response)
+
+
+def _timeout(cause: Exception) -> InferenceTimeoutError:
+    error = InferenceTimeoutError("slow")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("foreign", "ours"),
+    [
+        (_status(429), Weather),
+        (_status(503), Weather),
+        (_status(502), Weather),
+        (_status(504), Weather),
+        (_status(408), Weather),
+        (_status(400), RequestFailed),
+        (_status(413), RequestFailed),
+        (_status(422), RequestFailed),
+        (_status(401), TeacherAuthError),
+        (_status(403), TeacherAuthError),
+        (_status(402), TeacherError),
+        (_status(404), TeacherError),
+        (_status(424), Stumble),
+        (_status(500), Stumble),
+        (_timeout(httpx.ReadTimeout("")), Stumble),
+        (_timeout(httpx.ConnectTimeout("")), Weather),
+        (_timeout(httpx.PoolTimeout("")), Weather),
+        (httpx.ConnectError("refused"), Weather),
+        (httpx.ReadError("reset"), Stumble),
+        (httpx.RemoteProtocolError("gone"), Stumble),
+        (json.JSONDecodeError("x", "", 0), Stumble),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"), Stumble),
+        (KeyError("choices"), Stumble),
+        (TypeError("None"), Stumble),
+        (ValueError("Model x is not supported by provider y."), TeacherError),
+        (RuntimeError("anything else"), TeacherError),
+    ],
+)
+def test_every_foreign_error_is_translated(foreign: Exception, ours: type) -> None:
+    assert type(translate(foreign, "http://t")) is ours
+
+
+def test_retry_after_is_honoured() -> None:
+    weather = translate(_status(429, headers={"retry-after": "7"}), "http://t")
+    assert isinstance(weather, Weather) and weather.retry_after == 7.0 and weather.overloaded
+    assert backoff(1, retry_after=7.0) >= 7.0
+
+
+def test_the_servers_words_are_bounded() -> None:
+    assert len(str(translate(_status(422, text="x" * 10_000), "http://t"))) < 500
+
+
+def test_the_limit_halves_once_a_round_trip_and_creeps_up() -> None:
+    limit = AdaptiveLimit(64)
+    sent = time.monotonic()
+    for _ in range(10):
+        limit.overloaded(sent)
+    assert limit.limit == 32
+    for _ in range(32):
+        limit.succeeded()
+    assert 32.9 < limit.limit < 33.1
+    for _ in range(100_000):
+        limit.succeeded()
+    assert limit.limit == 64
+
+
+def test_the_limit_holds_on_several_loops_at_once() -> None:
+    limit, seen = AdaptiveLimit(3), []
+
+    async def work() -> None:
+        async with limit:
+            seen.append(limit.in_flight)
+            await asyncio.sleep(0.001)
+
+    async def many() -> None:
+        await asyncio.gather(*(work() for _ in range(30)))
+
+    async def both() -> None:
+        await asyncio.gather(*(asyncio.to_thread(asyncio.run, many()) for _ in range(3)))
+
+    asyncio.run(both())
+    assert len(seen) == 90 and max(seen) <= 3 and limit.in_flight == 0
+
+
+def test_a_cancelled_waiter_leaves_its_slot() -> None:
+    async def go() -> None:
+        limit = AdaptiveLimit(1)
+        await limit.__aenter__()
+        waiter = asyncio.create_task(limit.__aenter__())
+        await asyncio.sleep(0)
+        await limit.__aexit__(None, None, None)
+        waiter.cancel()
+        await asyncio.sleep(0.01)
+        async with asyncio.timeout(1):
+            async with limit:
+                pass
+
+    asyncio.run(go())
+
+
+def test_pickling_takes_configuration_and_who_answers(teacher: Teacher, tgi: LocalTGI) -> None:
+    ask(teacher)
+    assert pickle.dumps(teacher) == pickle.dumps(pickle.loads(pickle.dumps(teacher)))
+    before = pickle.dumps(teacher)
+    tgi.info["model_id"] = "another/teacher"
+    assert pickle.dumps(teacher) != before
+
+
+def test_no_target() -> None:
+    with pytest.raises(ConfigError, match="SRT_HF_TEACHER"):
+        Teacher("")
+
+
+def test_models_of_a_server_that_is_not_tgi(tmp_path: Path) -> None:
+    models = {"data": [{"id": "only"}]}
+    with LocalTGI() as tgi:
+        tgi.info = {}  # no /info worth the name
+
+        async def respond(path, headers, body, real=tgi._respond):  # type: ignore[no-untyped-def]
+            return (200, json.dumps(models).encode()) if path == "/v1/models" else await real(path, headers, body)
+
+        tgi._respond = respond  # type: ignore[method-assign]
+        assert str(Teacher(tgi.url + "/v1", journal=False).identity()) == "only"
+        models["data"].append({"id": "second"})
+        with pytest.raises(TeacherError, match="2 models.*teacher_model: only, second"):
+            Teacher(tgi.url, journal=False).identity()
+        assert str(Teacher(tgi.url, model="second", journal=False).identity()) == "second"
+
+
+def write_lines(path: Path, *entries: dict) -> str:
+    path.write_text("\n".join(json.dumps(entry) for entry in entries) + "\n")
+    return f"replay:{path}"
+
+
+def test_replay_from_jsonl(tmp_path: Path) -> None:
+    target = write_lines(tmp_path / "r.jsonl", {"id": "a", "step": "both", "attempt": 0, "reply": "text", "finish_reason": "length"})
+    teacher = Teacher(target)
+    [reply] = ask(teacher, id="a", step="both")
+    assert (reply.text, reply.finish_reason) == ("text", "length")
+    [failure] = ask(teacher, id="b", step="both")
+    assert isinstance(failure, RequestFailed) and failure.code == "not_attempted"
+    assert teacher.journal is None
+
+
+def test_replay_follows_the_files_content(tmp_path: Path) -> None:
+    target = write_lines(tmp_path / "r.jsonl", {"id": "a", "step": "both", "reply": "one"})
+    before = pickle.dumps(Teacher(target))
+    write_lines(tmp_path / "r.jsonl", {"id": "a", "step": "both", "reply": "two"})
+    assert pickle.dumps(Teacher(target)) != before
+
+
+def test_replay_from_a_journal(teacher: Teacher, tmp_path: Path) -> None:
+    [bought] = ask(teacher, id="a", step="response")
+    [replayed] = ask(Teacher(f"replay:{tmp_path / 'journal.sqlite'}"), id="a", step="response")
+    assert replayed == bought
+
+
+@pytest.mark.parametrize(("line", "complaint"), [("{", "Line 1"), ('{"id": 1}', "step"), ("", "holds no replies")])
+def test_a_replay_file_that_is_none(tmp_path: Path, line: str, complaint: str) -> None:
+    (tmp_path / "r.jsonl").write_text(line + "\n")
+    [error] = ask(Teacher(f"replay:{tmp_path / 'r.jsonl'}"))
+    assert isinstance(error, ConfigError) and complaint in str(error)
