@@ -1,24 +1,23 @@
-r"""A teacher's reply -> a reflection or an error code. Pure; never raises; time linear in the length of the reply.
+r"""A teacher's reply -> a reflection or an error code. Pure, never raises, time linear in the length of the reply.
 
-The requested form is `[New Instruction] … [End] [New Answer] … [End]` or `[Better Answer] … [End]` after an analysis
-(METHOD §2). Real replies bend it, so this is how a reply is read:
+The requested form is an analysis, then `[New Instruction] … [End] [New Answer] … [End]` or `[Better Answer] … [End]`
+(METHOD §2). Real replies bend it. This is how one is read:
 
-- **A section starts** at its tag at the start of a line (or right after an `[End]`), markdown around it allowed. Where a
-  section has no such tag, its label counts (`New Answer:`, `### New Answer`), else a tag in mid-line if an [End] closes it.
-- **A section ends** at the first [End] alone on its line, else at the last [End] that ends a line and has the end of a
-  sentence before it or a blank line, a tag or nothing after it. An [End] inside a closed code fence is code. Without any
-  the section runs to the next tag or to the end of the reply. The word "End" without brackets is text (METHOD §6, fault 3).
-- **Tags repeat**, as an echo in the analysis or a reply in a loop. The last complete result wins, and the instruction and
-  the answer of a result are neighbours, never from two drafts: a pair is whole or it is an error (METHOD §6, fault 4).
-- **A tag left inside a section** means that the tags cannot be told apart: `unparsable`, not a guess.
+- **A section starts** at its tag at the start of a line or right behind an [End], with or without markdown around it. If a
+  section has no such tag, its label counts (`New Answer:`, `### New Answer`), else its tag in mid-line if an [End] closes it.
+- **A section ends** at the first [End] alone on its line, else at the last [End] that ends a line and stands after a full
+  stop or before a tag, a blank line or nothing. An [End] inside a closed code fence is code; the bare word "End" is text
+  (METHOD §6, fault 3). Without an [End] the section runs to the next tag or to the end of the reply.
+- **A result** is an instruction and its neighbour, the answer, never parts of two drafts. Tags repeat, as an echo in the
+  analysis or in a loop: the last complete result wins. A pair is whole or it is an error (METHOD §6, fault 4).
+- **A tag left inside a section** means that the tags cannot be told apart. That is `unparsable`, not a guess.
 
-Every quantifier over what a teacher can repeat is bounded or disjoint from its neighbours, so no reply can stall a run.
+In the patterns everything that a teacher can repeat is bounded or disjoint from what follows, so no reply can stall a run.
 """
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from dataclasses import dataclass
 
 from srt_hf.prompts import ANSWER_PLACEHOLDER, INSTRUCTION_PLACEHOLDER
@@ -27,102 +26,37 @@ PARSER_VERSION = "1"
 
 _FLAGS = re.IGNORECASE | re.MULTILINE
 _INSTRUCTION, _ANSWER = "instruction", "answer"
-
-# Tags and labels. `_MARKS` is the markdown before a tag ("### ", "2. **"); `_AFTER` what is left of it behind the tag, told
-# apart from the text's own emphasis by the blank that follows: `**[New Answer]:** text` but `[New Answer] **bold** text`.
 _EDITED = r"(?:new|better|improved|revised|updated|rewritten|enhanced|refined)"
 _NAME = rf"{_EDITED}[ \t_-]{{1,3}}(?P<noun>instruction|answer|response)"
+
+# Markdown before a tag ("### ", "2. **") and what is left of it behind the tag. The blank that must follow tells it from
+# the text's own emphasis: `**[New Answer]:** text` but `[New Answer] **bold** text`.
 _MARKS = r"[ \t>#*_`~-]{0,12}(?:\d{1,2}[.)])?[ \t*_`~]{0,8}"
 _COLON = r"[ \t]{0,3}:(?:[*_`]{1,3}(?=\s|\Z))?"
 _AFTER = rf"(?:[*_`]{{1,3}}(?=[\s:]|\Z))?(?:{_COLON})?(?:[ \t]{{0,3}}#{{1,6}}(?=[ \t]*$))?"
 _BRACKETS = rf"\\?\[[ \t*_]{{0,4}}(?:start of )?(?:the )?{_NAME}[ \t*_:]{{0,4}}\\?\]"
-_TAG = re.compile(_BRACKETS, _FLAGS)
-_TAG_FIRST = re.compile(rf"(?:^|(?<=end\])[ \t]{{0,4}}){_MARKS}{_BRACKETS}{_AFTER}", _FLAGS)
-_TAG_INLINE = re.compile(rf"(?:(?<!\S)[*_`]{{1,3}})?{_BRACKETS}{_AFTER}", _FLAGS)
-_LABEL = re.compile(rf"^{_MARKS}{_NAME}(?:[*_`]{{0,3}}{_COLON}|[ \t*_`#\r]{{0,12}}$)", _FLAGS)
-_START = re.compile(r"\s*[*_`]{0,3}\[(?:start|begin)\][*_`]{0,3}:?", re.IGNORECASE)
+_LABELLED = rf"{_MARKS}{_NAME}(?:[*_`]{{0,3}}{_COLON}|[ \t*_`#\r]{{0,12}}$)"
 
+_TAG = re.compile(rf"(?:^|(?:(?<=end\])|(?<=think>)|(?<=ing>))[ \t]{{0,4}}){_MARKS}{_BRACKETS}{_AFTER}", _FLAGS)
+_LABEL = re.compile(rf"^{_LABELLED}", _FLAGS)
+_MENTION = re.compile(rf"(?:(?<!\S)[*_`]{{1,3}})?{_BRACKETS}{_AFTER}", _FLAGS)
+_START = re.compile(r"[*_`]{0,3}\[(?:start|begin)\][*_`]{0,3}:?", _FLAGS)
 _END = re.compile(
-    r"(?:(?P<alone>^[ \t>#*_`~]{0,12})|(?<!`)(?:(?<!\S)[*_]{1,3})?)"
-    rf"\\?\[[ \t*_]{{0,4}}(?:/?end|(?:/|end (?:of )?(?:the )?)(?:{_EDITED} )?(?:instruction|answer|response))"
-    r"[ \t*_]{0,4}\\?\][ \t*_`~.\r]{0,12}(?=\n|\Z)",
+    r"(?:(?P<alone>^[ \t>#*_~]*`{0,2}[*_]{0,3})|(?<!`)(?:(?<!\S)[*_]{1,3})?)"
+    rf"(?:\\?\[[ \t*_]{{0,4}}(?:/?end|(?:/|end (?:of )?(?:the )?)(?:{_EDITED} )?(?:instruction|answer|response))"
+    r"[ \t*_]{0,4}\\?\][ \t*_`~.\r]*){1,3}(?=\n|\Z)",
     _FLAGS,
 )
+_FULL_STOPS = (*'.!?…")”*', "```")
 _PAUSE = re.compile(r"\n[ \t\r]*(?:\n|\Z)|\Z")
-_FENCE = re.compile(r"^[ \t]{0,3}(?P<ticks>`{3,})(?P<language>[^`\n]*)$", re.MULTILINE)
-_RULE = re.compile(r"\n[ \t]*[-*_]{3,9}[ \t]*\Z")
-_THOUGHT = re.compile(r"(?P<first>^[ \t]*)?<(?P<close>/?)(?:think|thinking|reasoning)>", _FLAGS)
-
-# Editing voice: words about the new text instead of the text. Each pattern needs an object that says so (an answer, a
-# response, an instruction, a version) *and* a word that says it was edited; "Here is the letter:" is an answer's own text.
-_THING = r"(?:answer|response|instruction|version)"
-_MODIFIER = rf"(?:{_EDITED}|and|more|much|complete|detailed|comprehensive|thorough|clear|clearer|concise|full|final|helpful)"
-_NEW_THING = (
-    rf"(?:{_MODIFIER},? ){{0,4}}?(?:{_EDITED}|more (?:detailed|complete|comprehensive|specific|accurate|helpful))"
-    rf",? (?:{_MODIFIER},? ){{0,4}}{_THING}\b"
-)
-_LEADING_VOICE = re.compile(
-    r"(?P<mark>[*_]{1,3})?(?:(?:sure|certainly|of course|absolutely|okay|ok|great)[!,.:]?\s{1,2})?"
-    r"(?:(?:based on|given|considering|after)[^\n,:.]{1,80}, )?(?P<here>(?:here(?:'s|’s| is)|(?:below|this|the following) is) )?"
-    rf"(?:an? |the |my |your )?{_NEW_THING}"
-    r"(?: (?:to|for|of) (?:[\w'’]{1,20} ){0,4}?(?:instruction|question|prompt|request|task|query|answer|response)\b)?"
-    r"(?:,? (?:that|which|with|based|addressing|including|incorporating|considering)\b[^:\n]{0,120})?"
-    r"(?: (?:is|would be|could be|is as follows|follows))?"
-    r"(?:(?(mark)(?::(?P=mark)|(?P=mark):)|:)|(?(here)[.!]?(?(mark)(?P=mark))[ \t]*(?:\n|\Z)|(?!)))",
-    re.IGNORECASE,
-)
-_TRAILING_VOICE = re.compile(
-    r"(?:^|(?<=[.!?])[ \t])[ \t*_>]{0,4}(?:"
-    rf"(?:note:? |overall,? )?(?:this|the|my) {_NEW_THING}(?<!version)(?: of the (?:answer|response|instruction))? (?:addresses|"
-    r"improves|expands|elaborates|clarifies|corrects|provides|offers|includes|covers|gives|aims|ensures|adds|now|also|not only|"
-    r"is (?:now |much |also )?(?:more|better|clearer|complete|comprehensive|designed))\b"
-    r"|[\[(]note:? (?:that )?i(?:['’]ve| have)? (?:also )?(?:expanded|revised|improved|rewritten|corrected|updated|added|included)\b"
-    r"|(?:note:? (?:that )?)?i(?:['’]ve| have) (?:also )?(?:expanded|revised|improved|rewritten|corrected|updated|enhanced)(?: on| upon)? "
-    r"(?:the|this|your) (?:original |previous |old |given )?(?:answer|response|instruction)(?=[.,;:!)\]]| (?:to|by|with|so|and)\b)"
-    rf"|i hope (?:that )?(?:this|the|my) {_NEW_THING}|in (?:this|the) {_NEW_THING},? i\b"
-    r"|compared (?:to|with) the original (?:answer|response|instruction)\b"
-    r")[^\n]*\Z",
-    _FLAGS,
-)
-_VOICE_REACH = 600  # characters at the end of a text in which its last sentence about itself is looked for
-
-_CANNOT = (
-    r"(?:can(?:no|['’])t|can not|am unable to|['’]m unable to|am not able to|['’]m not able to|won['’]t(?: be able to)?|"
-    r"will not(?: be able to)?|must decline to|have to decline to|do not feel comfortable|don['’]t feel comfortable)"
-)
-_REFUSAL = re.compile(
-    r"(?:(?:(?:i['’]m|i am|we are) (?:very |really |so |truly )?sorry|my apologies|apologies|i apologi[sz]e|sorry|unfortunately)"
-    r"[,.;:!]?\s(?:but |however,? )?)?(?P<ai>as an? (?:ai|artificial|language|responsible)[^.!?\n]{0,60}?,? )?(?:i|we) ?"
-    rf"{_CANNOT} (?:(?:\w+ )?(?:assist|comply|fulfil)|(?:\w+ )?help(?: you)?(?: with|[.!]|\s*\Z)|"
-    r"(?:\w+ )?(?:provide|providing|generate|create|creating|write|writing|answer|produce|rewrite|engage|discuss|do|give|process|"
-    r"continue|complete|support|respond|share|participate)\b[^.!?\n]{0,80}?\b(?:this|that|such|request|content|material|instruction|topic)"
-    r"|(?(ai)(?![^\n]{0,300}\b(?:but|however)\b)|(?!)))",
-    re.IGNORECASE,
-)
-_SENTENCE = re.compile(r"(?:\A|[.!?:\n])[\s\"'“*]{0,4}(?=\w)")
-_REFUSAL_LENGTH, _REFUSAL_START = 800, 120  # a refusal is short and comes at once
-
-# Whole sections that stand for text. Punctuation and case do not count, so "N/A" is "n a"; "Na" (sodium) is an answer.
-_STOCK = re.compile(
-    r"n a|tb[ad]|to ?do|not applicable|to be (?:determined|done)|(?:the )?same(?: as (?:above|before|(?:the )?original))?|as above|see above|"
-    r"unchanged|no (?:change|modification|revision)s? (?:is |are |was |were )?(?:needed|required|necessary|made)(?: (?:to|in|for) the \w+)?"
-)
-_SLOT = re.compile(
-    r"(?P<sure>(?:insert|write|put|enter|type|place) )?(?:(?P<your>your)|the|an?)? ?(?:(?:full|complete|text of|actual) ?)*"
-    rf"(?P<new>{_EDITED} )?(?:instruction|answer|response|text)(?P<here>(?: goes| comes)? here)?(?: and nothing else)?"
-)
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"[^\W_]+", text.lower()))
-
-
-_PROMPTS_OWN = {_plain(INSTRUCTION_PLACEHOLDER), _plain(ANSWER_PLACEHOLDER)}
+_FENCE = re.compile(r"^[ \t]{0,3}(?P<ticks>`{3,})(?P<language>[^`\n]*[^`\s])?[ \t\r]*$", _FLAGS)
+_RULE = re.compile(r"\n[ \t]*[-*_]{3,9}\Z")  # between sections that lack their [End]
+_THOUGHT = re.compile(r"(?P<line>^[ \t]*)?<(?P<close>/?)(?:think|thinking|reasoning)>", _FLAGS)
 
 
 @dataclass(frozen=True)
 class Reflection:
-    """What a reply holds. With `error` (a code of `schema.ERRORS`) there is no instruction and no output, never half a pair."""
+    """What a reply holds. With an `error` (a code of `schema.ERRORS`) there is no instruction and no output: no half pairs."""
 
     critique: str | None
     instruction: str | None
@@ -133,7 +67,7 @@ class Reflection:
 @dataclass(frozen=True)
 class _Section:
     name: str
-    start: int  # where its tag stands in the reply
+    start: int  # offset of its tag in the reply
     text: str
     closed: bool
     error: str | None
@@ -149,26 +83,353 @@ def parse_instruction_reflection(reply: str, finish_reason: str | None = "stop")
 
 
 def parse_response_reflection(reply: str, finish_reason: str | None = "stop") -> Reflection:
-    """Read `[Better Answer] … [End]` (paper eq. 7-9). The instruction of the result is always None.
+    """Read `[Better Answer] … [End]` (paper eq. 7-9); `instruction` is always None.
 
-    >>> parse_response_reflection("[Better Answer]\\nProtect Endangered species.", finish_reason="length").error
-    'truncated'
+    >>> parse_response_reflection("Too short.\\n[Better Answer]\\nProtect Endang", finish_reason="length")
+    Reflection(critique='Too short.', instruction=None, output=None, error='truncated')
     """
     return _parse(reply, (_ANSWER,), cut=finish_reason == "length")
 
 
 def _parse(reply: str, needed: tuple[str, ...], cut: bool) -> Reflection:
-    # Arrow holds UTF-8, which has no lone surrogates; half an emoji in one reply must not stop the whole map.
+    # Arrow holds UTF-8, which has no lone surrogates: half an emoji in one reply must not stop the whole map.
     text = strip_reasoning(re.sub(r"[\ud800-\udfff]", "\ufffd", reply))
     sections = _sections(text, needed, cut)
     result = _last_result(sections, needed)
-    if not result:
-        error = _error_of_the_whole(text, bool(sections), cut)
-        return Reflection(_critique(text, sections) if error in ("truncated", "unparsable") else None, None, None, error)
-    critique = _critique(text, result)
-    error = next((section.error for section in result if section.error), None)
+    error = _error(text, sections, result, cut)
+    critique = None if error == "refused" and not result else _critique(text, result or sections)
     if error:
-        went_on = not (sections[-1] in result and sections[-1].closed)
-        return Reflection(critique, None, None, "truncated" if cut and went_on else error)
+        return Reflection(critique, None, None, error)
     found = {section.name: section.text for section in result}
-    return Reflection(critique, found.get(_INSTRUCTION) if _INSTRUCTION in needed else None, found[_ANSWER], None)
+    return Reflection(critique, found.get(_INSTRUCTION), found[_ANSWER], None)
+
+
+def _error(text: str, sections: list[_Section], result: list[_Section], cut: bool) -> str | None:
+    """Why the reply holds no result. Whatever else is wrong, a reply that stopped in mid-section was truncated."""
+    if not sections and _is_refusal(text, reach=100):
+        return "refused"
+    error = next((section.error for section in result if section.error), None)
+    if result and (error is None or (cut and sections[-1] in result and sections[-1].closed)):
+        return error
+    if cut:
+        return "truncated"
+    return error or ("empty" if _is_blank(text) else "unparsable")
+
+
+def _critique(text: str, sections: list[_Section]) -> str | None:
+    critique = _unwrapped((text[: sections[0].start] if sections else text).strip())
+    return critique if any(map(str.isalnum, critique)) else None
+
+
+# What is reasoning and what is reply.
+
+
+def strip_reasoning(text: str) -> str:
+    """`text` without the `<think>…</think>` blocks before its first section tag; a text without any comes back unchanged.
+
+    A block without its opening tag starts where the text starts (DeepSeek's chat template opens it in the prompt), one that
+    is never closed takes all the rest. Behind the first section tag `<think>` is a word of the answer.
+
+    >>> strip_reasoning("Easy: [New Answer] 4</think>\\n[New Answer]\\nWrite <think> first.")
+    '[New Answer]\\nWrite <think> first.'
+    """
+    thoughts = list(_THOUGHT.finditer(text))
+    if not thoughts:
+        return text
+    tokens = sorted([*thoughts, *_TAG.finditer(text), *_LABEL.finditer(text)], key=lambda token: token.start())
+    roles = [*map(_role, tokens), "end"]
+    kept: list[str] = []
+    start, nested, inside = 0, 0, _starts_inside(roles)
+    for place, token in enumerate(tokens):
+        role = roles[place]
+        if inside:
+            nested += role == "open"
+            start, inside = token.end(), role != "close"
+        elif role == "open" and (token["line"] is not None or roles[place + 1] == "close"):
+            kept.append(text[start : token.start()])
+            inside = True
+        elif role == "close" and nested:  # what was kept stood before the second end of a nested block
+            kept, start, nested = [], token.end(), nested - 1
+        elif role in (_INSTRUCTION, _ANSWER):
+            break
+    return "".join([*kept, "" if inside else text[start:]]).strip()
+
+
+def _role(token: re.Match[str]) -> str:
+    """open | close for a reasoning tag, the section's name for a section tag."""
+    if token.re is _THOUGHT:
+        return "close" if token["close"] else "open"
+    return _INSTRUCTION if token["noun"].lower() == _INSTRUCTION else _ANSWER
+
+
+def _starts_inside(roles: list[str]) -> bool:
+    """Whether the text starts in the middle of reasoning: the first reasoning tag closes, and what stands before is a draft.
+
+    Sections are drafts if each of them comes again. If not, the closing tag is a word of an answer.
+    """
+    first = min(roles.index(role) for role in ("open", "close") if role in roles)
+    return roles[first] == "close" and set(roles[:first]) <= set(roles[first:])
+
+
+# Where sections start and end.
+
+
+def _sections(text: str, needed: tuple[str, ...], cut: bool) -> list[_Section]:
+    heads = _heads(text, needed)
+    stops = [*(head.start() for head in heads), len(text)][1:]
+    return [_section(text, head, stop, needed, cut) for head, stop in zip(heads, stops, strict=True)]
+
+
+def _heads(text: str, needed: tuple[str, ...]) -> list[re.Match[str]]:
+    """Where sections start, for each name by the strongest sign that the reply has of it."""
+    signs = [list(pattern.finditer(text)) for pattern in (_TAG, _LABEL, _MENTION)]
+    heads: list[re.Match[str]] = []
+    for name in (_INSTRUCTION, _ANSWER):
+        named = [[head for head in sign if _role(head) == name] for sign in signs]
+        # A section that nobody asked for is only a border, and only a real tag makes one.
+        heads += next(filter(None, named), []) if name in needed else named[0]
+    return sorted(heads, key=lambda head: head.start())
+
+
+def _section(text: str, head: re.Match[str], stop: int, needed: tuple[str, ...], cut: bool) -> _Section:
+    end = _end(text, head.end(), stop)
+    body = text[head.end() : end.start()] if end else _RULE.sub("", text[head.end() : stop].rstrip())
+    clean = _own_text(body.strip())
+    if not end and cut and stop == len(text):
+        error: str | None = "truncated"
+    elif not end and head.re is _MENTION:
+        error = "unparsable"
+    else:
+        error = _why_unusable(body, clean, none_is_text=_INSTRUCTION not in needed)
+    return _Section(_role(head), head.start(), clean, end is not None, error)
+
+
+def _end(text: str, start: int, stop: int) -> re.Match[str] | None:
+    """The [End] that closes the section between `start` and `stop` (module docstring)."""
+    ends = list(_END.finditer(text, start, stop))
+    outside = _outside_code(ends, list(_FENCE.finditer(text, start, stop)))
+    alone = next((place for place, end in enumerate(outside) if end["alone"] is not None), None)
+    if alone is not None:
+        return _first_of_run(text, outside[: alone + 1])
+    for end in reversed(outside):
+        before = text[max(start, end.start() - 5) : end.start()].rstrip()
+        if before.endswith(_FULL_STOPS) or _PAUSE.match(text, end.end(), stop):
+            return end
+    # The fence around a whole answer is sometimes closed only after the [End].
+    return ends[-1] if ends and not text[ends[-1].end() : stop].strip("` \t\r\n") else None
+
+
+def _first_of_run(text: str, ends: list[re.Match[str]]) -> re.Match[str]:
+    """The last of `ends`, or the first of those that stand before it with nothing between them: "Seven. [End]\\n[End]"."""
+    last = ends.pop()
+    while ends and not text[ends[-1].end() : last.start()].strip():
+        last = ends.pop()
+    return last
+
+
+def _outside_code(ends: list[re.Match[str]], fences: list[re.Match[str]]) -> list[re.Match[str]]:
+    """The ends that are not inside a closed fence. As in CommonMark, a fence with a language or a shorter one closes none."""
+    outside: list[re.Match[str]] = []
+    held: list[re.Match[str]] = []  # inside a fence that may never be closed
+    opening: re.Match[str] | None = None
+    for token in sorted([*ends, *fences], key=lambda token: token.start()):
+        if token.re is _END:
+            (held if opening else outside).append(token)
+        elif opening is None:
+            opening = token
+        elif not token["language"] and len(token["ticks"]) >= len(opening["ticks"]):
+            opening, held = None, []
+    return outside + held
+
+
+def _last_result(sections: list[_Section], needed: tuple[str, ...]) -> list[_Section]:
+    """The neighbours that make up the last complete result; failing that, the last result with its errors; else []."""
+    filled = [section for section in sections if section.error != "empty"]  # a doubled tag leaves an empty one
+    for order in (needed, needed[::-1]):
+        for among in (filled, sections):
+            windows = [among[place : place + len(order)] for place in range(len(among))]
+            results = [window for window in windows if tuple(section.name for section in window) == order]
+            usable = [result for result in results if not any(section.error for section in result)]
+            closed = [result for result in usable if all(section.closed for section in result)]
+            if results:
+                return (closed or usable or results)[-1]
+    return []
+
+
+# What a section says.
+
+
+def _own_text(body: str) -> str:
+    """A section without what its writer put around the text: a start tag, reasoning, a bare fence, words about the text."""
+    if start := _START.match(body):
+        body = body[start.end() :].strip()
+    if _THOUGHT.match(body):
+        body = strip_reasoning(body)
+    return strip_editing_voice(_unwrapped(body))
+
+
+def _unwrapped(text: str) -> str:
+    """`text` without a bare fence around the whole of it. A fence with a language is the answer's own and stays."""
+    fences = list(_FENCE.finditer(text))
+    if not fences:
+        return text
+    opens = not fences[0]["language"] and fences[0].start() == 0
+    closes = not fences[-1]["language"] and fences[-1].end() == len(text)
+    if len(fences) % 2:  # the other half of the decoration is outside the section
+        closes = closes and not opens
+    elif not (opens and closes and (len(fences) == 2 or fences[1]["language"])):
+        opens = closes = False
+    return text[fences[0].end() if opens else 0 : fences[-1].start() if closes else len(text)].strip()
+
+
+def _why_unusable(body: str, clean: str, none_is_text: bool) -> str | None:
+    if _is_placeholder(body, none_is_text) or _is_placeholder(clean, none_is_text):
+        return "placeholder"
+    if _is_blank(clean):
+        return "empty"
+    if _MENTION.search(clean):
+        return "unparsable"
+    return "refused" if _is_refusal(clean) else None
+
+
+def _is_blank(text: str) -> bool:
+    """No visible character: white space, zero-width characters and NULs are nothing that a student could learn."""
+    return not any(char.isprintable() and not char.isspace() for char in text)
+
+
+_STOCK = re.compile(
+    r"n a|tbd|tba|todo|to be determined|not applicable|unchanged|(?:as|see) above|"
+    r"(?:the )?same(?: as (?:above|before|(?:the )?original(?: \w+)?))?|"
+    r"no (?:change|modification|revision)s? (?:(?:is|are|was|were) )?(?:needed|required|necessary|made)(?: (?:to|in) the \w+)?"
+)
+_SLOT = re.compile(
+    r"(?:(?:insert|write|put|enter|place) )?(?:(?:your|the|an?|full|complete) ){0,3}"
+    rf"(?:{_EDITED} )?(?:instruction|answer|response|text)(?: (?:goes )?here)?(?: and nothing else)?"
+)
+_SLOT_SIGN = re.compile(rf"\b(?:insert|write|put|enter|place|your|here|nothing else|{_EDITED})\b")
+
+
+def _plain(text: str) -> str:
+    """Words only: punctuation and case do not count, but "N/A" is "n a", for "Na" answers a question about salt."""
+    return " ".join(re.findall(r"[^\W_]+", text.lower()))
+
+
+_PROMPTS_OWN = {_plain(INSTRUCTION_PLACEHOLDER), _plain(ANSWER_PLACEHOLDER)}
+
+
+def _is_placeholder(text: str, none_is_text: bool) -> bool:
+    """Whether the whole text only stands for text, as the requested form's own placeholder does.
+
+    "None" answers many a question, so it counts only where the reply wrote the question too or where it stands in brackets.
+    """
+    text = text.strip(" \t\r\n*_`\"'“”")
+    if len(text) > 120:
+        return False
+    words, bracketed = _plain(text), text[:1] in {*"([<{"} and text[-1:] in {*")]>}"}
+    if not words:
+        return "…" in text or ".." in text
+    if words in ("none", "null", "nil"):
+        return bracketed or not none_is_text
+    slot = _SLOT.fullmatch(words) and (bracketed or _SLOT_SIGN.search(words))
+    return bool(slot or _STOCK.fullmatch(words) or words in _PROMPTS_OWN)
+
+
+_SORRY = r"(?:(?:i['’]m|i am|we are) (?:(?:very|really|so|truly) )?sorry|(?:my |i )?apolog(?:ies|i[sz]e)|sorry|unfortunately)"
+_CANNOT = (
+    r"(?:i|we)(?: (?:can(?:no|['’])t|can not|won['’]t(?: be able to)?|will not(?: be able to)?|(?:am|are) (?:unable|not able) to|"
+    r"must decline to|(?:do not|don['’]t) feel comfortable)|['’]m (?:unable|not able) to)"
+)
+_DECLINED = (
+    r"(?:assist|comply|fulfil|help(?: you)?(?: with|[.!]|\s*\Z)|"
+    r"(?:provid|generat|creat|writ|answer|produc|rewrit|engag|discuss|do|giv|process|continu|complet|support|respond|shar)\w*\b"
+    r"[^.!?\n]{0,80}?\b(?:(?:this|that)(?=[.,!]|\s*\Z)|(?:request|content|material|instruction|information|topic|task)s?\b))"
+)
+# "As an AI I cannot taste, but pizza …" is an answer; without a turn like that it is a refusal, whatever the verb.
+_AS_AI = r"as an? (?:ai|artificial|large language|language|responsible)\b[^.!?,\n]{0,60},? "
+_REFUSAL = re.compile(
+    rf"(?:{_SORRY}[,.;:!]?\s(?:but |however,? )?)?"
+    rf"(?:{_AS_AI}{_CANNOT}(?![^\n]{{0,300}}\b(?:but|however)\b)|(?:{_AS_AI})?{_CANNOT} (?:\w+ )?{_DECLINED})",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[.!?:\n]\s{0,3}")
+
+
+def _is_refusal(text: str, reach: int = 0) -> bool:
+    """A short text that declines at once, or in a sentence that starts in its first `reach` characters.
+
+    "I'm sorry to hear that" opens a letter and declines nothing.
+    """
+    text = text.lstrip(' \t\r\n*"“')
+    if len(text) > 600:
+        return False
+    starts = [0, *(sentence.end() for sentence in _SENTENCE.finditer(text, 0, reach))]
+    return any(_REFUSAL.match(text, start) for start in starts)
+
+
+# Editing voice names a thing (an answer, an instruction …) *and* says that it was edited, with nothing but modifiers between:
+# "Here is the letter:" and "Here is a reply to your new instruction:" are the text's own.
+_MODIFIER = rf"(?:{_EDITED}|and|more|much|complete|detailed|comprehensive|thorough|clear|clearer|concise|full|final|helpful)"
+_MORE = r"more (?:complete|detailed|comprehensive|thorough|specific|accurate|helpful)"
+_THING = r"(?:answer|response|instruction)\b"
+_NEW_THING = rf"(?:{_MODIFIER},? ){{0,4}}?(?:{_EDITED}|{_MORE}),? (?:{_MODIFIER},? ){{0,4}}(?:{_THING}|version\b)"
+_REWRITTEN = r"(?:also )?(?:expanded|revised|improved|rewritten|corrected|updated)(?: upon| on)?"
+_LEAD = re.compile(
+    r"(?:(?P<mark>[*_]{1,3})?(?:(?:sure|certainly|of course|absolutely|okay|ok|great)[!,.:]?\s{1,2})?"
+    r"(?:(?:based on|given|considering|after) [^\n,:.]{1,80}, )?"
+    r"(?P<here>(?:here(?:['’]s| is)|(?:below|this|the following) is) )?"
+    rf"(?:(?:an?|the|my|your) )?{_NEW_THING}"
+    r"(?: (?:to|for|of) (?:[\w'’]{1,20} ){0,4}?(?:instruction|question|prompt|request|task|query|answer|response)\b)?"
+    r"(?:,? (?:that|which|with|based|addressing|including|incorporating)\b[^:\n]{0,120})?(?: (?:is|would be|follows))?"
+    # Then a colon, or after "Here is" the end of the line; emphasis that was opened is closed.
+    r"(?:(?(mark)(?::(?P=mark)|(?P=mark):)|:)|(?(here)[.!]?(?(mark)(?P=mark))[ \t]*(?:\n|\Z)|(?!)))"
+    rf"|{_LABELLED})\s*",
+    _FLAGS,
+)
+_TRAIL = re.compile(
+    r"(?:^|(?<=[.!?])[ \t])[ \t*_>]{0,4}(?:note: )?(?:"
+    # "This improved version is faster" may speak of a program: a version must be said to be one of an answer.
+    rf"(?:overall, )?(?:this|the|my) {_NEW_THING}(?:(?<!version)|(?=[^\n]{{0,200}}\b{_THING}))[^.\n]{{0,40}}?"
+    r" (?:addresses|improves|expands|elaborates|clarifies|corrects|provides|offers|includes|covers|gives|aims|ensures|adds|"
+    r"not only|is (?:now |much |also )?(?:more|better|clearer))\b"
+    rf"|[\[(]note: i(?:['’]ve| have)? (?:{_REWRITTEN}|added|included)\b"
+    rf"|i(?:['’]ve| have) {_REWRITTEN} (?:the|this|your) (?:(?:original|previous|old|given) )?{_THING}"
+    r"(?=[.!)\]]| (?:by|to) (?:\w+ing|be|include|make|provide|address|give|add|cover|ensure)\b)"
+    rf"|i hope (?:that )?(?:this|the|my) {_NEW_THING}"
+    rf"|compared (?:to|with) (?:the|your) (?:original|previous|old) {_THING})[^\n]*\Z",
+    _FLAGS,
+)
+_TRAIL_REACH = 600  # characters at the end of a text in which its last words about itself are looked for
+
+
+def strip_editing_voice(text: str) -> str:
+    """`text` without words at its edges that present it as new, better or revised (METHOD §4: 4 % of published outputs).
+
+    >>> strip_editing_voice("Here is the improved answer:\\nParis.\\n\\nThis revised answer addresses the question.")
+    'Paris.'
+    >>> strip_editing_voice("Here is the letter:\\nDear Ann, …")
+    'Here is the letter:\\nDear Ann, …'
+    """
+    before = None
+    while text != before:
+        before = text
+        text = _without_trail(_without_lead(text.strip()))
+    return text
+
+
+def _without_lead(text: str) -> str:
+    start = 0
+    while lead := _LEAD.match(text, start):
+        start = lead.end()
+    return text[start:]
+
+
+def _without_trail(text: str) -> str:
+    end = len(text)
+    while True:
+        while end and text[end - 1].isspace():
+            end -= 1
+        reach = max(0, end - _TRAIL_REACH)
+        trail = _TRAIL.search(text, text.rfind("\n", reach, end) + 1 or reach, end)
+        if not trail:
+            return text[:end]
+        end = trail.start()

@@ -18,7 +18,7 @@ from srt_hf.prompts import Prompts
 from srt_hf.reflection import Reflector
 from srt_hf.report import Report, measure
 from srt_hf.rows import flatten
-from srt_hf.schema import CANDIDATES_COLUMNS, COUNTS, FLAT_COLUMNS, NLLS, ORIGINAL, SCORES_COLUMNS, typed_column
+from srt_hf.schema import CANDIDATES_COLUMNS, COUNTS, FLAT_COLUMNS, NLLS, ORIGINAL, SCORES_COLUMNS, batch_columns
 from srt_hf.selection import Selector, select
 from srt_hf.sources import prepare
 from srt_hf.student import Student, as_score
@@ -120,7 +120,7 @@ class StagedScorer:
         for (known, n), losses in zip(places, self.student.nlls(pairs, which=needs), strict=True):
             known[n] = as_score({**{name: known[n][name] for name in (*NLLS, *COUNTS)}, **losses})
         scored_by = [self.student.scored_by()] * len(rows)
-        return {"scores": typed_column("scores", scores), "scored_by": typed_column("scored_by", scored_by)}
+        return batch_columns(batch, {"scores": scores, "scored_by": scored_by})
 
     def _wanted(self, row: Mapping[str, Any], n: int) -> tuple[str, ...]:
         if self.stage == "response":

@@ -12,7 +12,7 @@ from srt_hf.errors import RequestFailed
 from srt_hf.parsing import PARSER_VERSION, Reflection, parse_instruction_reflection, parse_response_reflection
 from srt_hf.prompts import Prompts
 from srt_hf.rows import Triple, row_id, triple
-from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE, Candidate, typed
+from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE, Candidate, batch_columns, row_columns
 from srt_hf.teacher import Reply, Teacher
 
 _ATTEMPTS = 2  # the request itself and one more, which differs: a reminder of the form, or a larger token limit
@@ -69,7 +69,7 @@ class Reflector:
         """`reflect` for `map(batched=True)`, with an event loop and thread of its own: for notebooks."""
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         results = _in_own_loop(lambda: self._reflect_all(rows))
-        return {name: [result[name] for result in results] for name in (results[0] if results else {})}
+        return batch_columns(batch, {name: [result[name] for result in results] for name in (results[0] if results else {})})
 
     async def _reflect_all(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         try:
@@ -153,8 +153,7 @@ def _identify(row: Mapping[str, Any]) -> tuple[str, Triple]:
 
 
 def _columns(row: Mapping[str, Any], id: str, candidates: list[Any]) -> dict[str, Any]:
-    columns = {"candidates": typed("candidates", candidates)}
-    return columns if "id" in row else {"id": typed("id", id), **columns}
+    return row_columns(row, {"candidates": candidates} if "id" in row else {"id": id, "candidates": candidates})
 
 
 def _original(values: Triple) -> Candidate:

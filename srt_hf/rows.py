@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from srt_hf.errors import ConfigError, DataError
 from srt_hf.prompts import TEMPLATES, user_turn
-from srt_hf.schema import FLAT_COLUMNS, ORIGINAL, TRIPLE, typed
+from srt_hf.schema import FLAT_COLUMNS, ORIGINAL, TRIPLE, row_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,7 +52,7 @@ def check_columns(dataset: Dataset) -> None:
     if not {"instruction", "output"} <= set(row) and not set(CHAT_LAYOUTS) & set(row):
         raise _missing(row)
     for name in TRIPLE:
-        if name in row and dataset.features[name].dtype not in ("string", "large_string", "null"):
+        if name in row and getattr(dataset.features[name], "dtype", None) not in ("string", "large_string", "null"):
             raise DataError(f"The column `{name}` holds {dataset.features[name]}, not text.", "Name the text columns.")
 
 
@@ -94,7 +94,7 @@ def row_id(values: Triple, occurrence: int = 0) -> str:
     """Tagged hash of the triple and the how-many-th row of this very text it is (0 for the first).
 
     >>> row_id(("Add.", "", "3"))
-    'd3e9a1f2-0'
+    '3031943e11ed91a1-0'
     """
     digest = hashlib.sha256(b"srt_hf/row/1\0" + json.dumps(values).encode()).hexdigest()
     return f"{digest[:16]}-{occurrence}"
@@ -143,7 +143,7 @@ def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
         "original_ifd": scores[first]["ifd"],
         "original_r_ifd": scores[first]["r_ifd"],
     }
-    return {name: typed(name, values[name]) for name in FLAT_COLUMNS}
+    return row_columns(row, {name: values[name] for name in FLAT_COLUMNS})
 
 
 def to_prompt_completion(row: Mapping[str, Any], template: str = "vicuna") -> dict[str, Any]:

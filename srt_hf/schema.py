@@ -1,13 +1,13 @@
 """Column names and Arrow types of every stage, written once.
 
 A row keeps its original columns and gains `id`, `candidates`, `scores`, `scored_by` and the decision (`choice`, `origin`,
-`kept`, `reason`). Map functions return `typed(column, value)` (batched: `typed_column`), because `Dataset.map` guesses a
-column's type from the first values that it sees and a column of 1,000 Nones would become type null.
+`kept`, `reason`). Map functions return their columns through `row_columns` (batched: `batch_columns`), because `Dataset.map`
+guesses a column's type from the first values that it sees, and a column of 1,000 Nones would become type null.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import pyarrow as pa
@@ -143,15 +143,22 @@ class Score(TypedDict):
     missing: str | None
 
 
-def typed(column: str, value: Any) -> pa.Scalar:
-    """`value` as an Arrow scalar of the column's type, the form in which a per-row map function returns it."""
-    return pa.scalar(value, type=COLUMNS[column])
+def row_columns(row: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """What a per-row map function returns for `row`: `values`, as Arrow scalars of their columns' types where they must be.
+
+    `Dataset.map` hands over a lazy row and types each column from what comes back. Whoever calls with a plain dict (a person,
+    `IterableDataset.map`, whose `features=` does the typing) gets plain values.
+    """
+    if isinstance(row, dict):
+        return values
+    return {name: pa.scalar(value, type=COLUMNS[name]) for name, value in values.items()}
 
 
-def typed_column(column: str, values: Iterable[Any]) -> list[pa.Scalar]:
-    """`values` as Arrow scalars of the column's type, the form in which a batched map function returns them."""
-    kind = COLUMNS[column]
-    return [pa.scalar(value, type=kind) for value in values]
+def batch_columns(batch: Mapping[str, Any], values: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """`row_columns` for a batched map function: each column a list of Arrow scalars, or of plain values."""
+    if isinstance(batch, dict):
+        return values
+    return {name: [pa.scalar(value, type=COLUMNS[name]) for value in column] for name, column in values.items()}
 
 
 def features(columns: Iterable[str]) -> Features:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srt_hf.errors import ConfigError, DataError
-from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE, typed
+from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE, row_columns
 
 # How a stage compares: the number that decides, and whether the higher or the lower one wins.
 _HIGHER, _LOWER = 1.0, -1.0
@@ -85,11 +85,11 @@ class Selector:
             "kept": reason.endswith("_chosen"),
             "reason": reason,
         }
-        return {name: typed(name, value) for name, value in values.items()}
+        return row_columns(row, values)
 
     def instruction_winner(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Stage 1 alone -> choice: the pair whose response is to be reflected next (selective mode). For `Dataset.map`."""
-        return {"choice": typed("choice", self._instruct(row, *_parallel(row)))}
+        return row_columns(row, {"choice": self._instruct(row, *_parallel(row))})
 
     def deciding_scores(self, stage: str) -> set[str]:
         """The numbers that a stage compares, of incumbent and challengers: "ifd", "r_ifd" or "nll_y_given_x"."""

@@ -47,6 +47,8 @@ def _load(source: str, name: str | None, split: str, revision: str | None) -> Da
 
     path = Path(source)
     if path.is_file():
+        if not path.stat().st_size:
+            raise ValueError("the file is empty")
         if path.suffix not in _FILES:
             raise ValueError(f"the suffix {path.suffix!r} is none of {', '.join(_FILES)}")
         builder, options = _FILES[path.suffix]
