@@ -18,7 +18,7 @@ from srt_hf.prompts import Prompts
 from srt_hf.reflection import Reflector
 from srt_hf.report import Report, measure
 from srt_hf.rows import flatten
-from srt_hf.schema import CANDIDATES_COLUMNS, COUNTS, FLAT_COLUMNS, NLLS, ORIGINAL, SCORES_COLUMNS, batch_columns
+from srt_hf.schema import CANDIDATES_COLUMNS, COUNTS, FLAT_COLUMNS, NLLS, ORIGINAL, SCORES_COLUMNS, batch_columns, features
 from srt_hf.selection import Selector, select
 from srt_hf.sources import prepare
 from srt_hf.student import Student, as_score
@@ -158,6 +158,8 @@ class Recycled:
     @cached_property
     def dataset(self) -> Dataset:
         kept = self.rows.select([n for n, keep in enumerate(self.rows["kept"]) if keep])
+        if not len(kept):  # `map` would run no function and add no column
+            return kept.from_dict({name: [] for name in FLAT_COLUMNS}, features=features(FLAT_COLUMNS))
         extra = [name for name in kept.column_names if name not in FLAT_COLUMNS]
         return kept.map(flatten, remove_columns=extra, desc="Flattening").select_columns(list(FLAT_COLUMNS))
 

@@ -25,7 +25,7 @@ class Report:
     candidates: origin -> error code or "usable" -> rows. reasons: reason -> rows. missing: why scores are missing -> candidates.
     scores: "ifd" and "r_ifd" -> "original" (all rows), "original_of_kept", "chosen" (kept rows) -> mean and percentiles.
     lengths: the same three -> mean and percentiles of the output's length in words.
-    tokens: prompt, completion (what the teacher reported, all tries) and replies. seconds: stage -> wall time.
+    tokens: prompt, completion (what the teacher reported, all tries; None where it reported nothing) and replies. seconds: stage -> wall time.
     """
 
     mode: str
@@ -38,7 +38,7 @@ class Report:
     missing: dict[str, int] = field(default_factory=dict)
     scores: dict[str, dict[str, dict[str, float] | None]] = field(default_factory=dict)
     lengths: dict[str, dict[str, float] | None] = field(default_factory=dict)
-    tokens: dict[str, int] = field(default_factory=dict)
+    tokens: dict[str, int | None] = field(default_factory=dict)
     teacher: dict[str, Any] = field(default_factory=dict)
     student: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -68,8 +68,10 @@ class Report:
             lines.append([f"{name}, median of kept", _change(before, after, "{:.3f}")])
         words = [self.lengths.get(group) for group in ("original_of_kept", "chosen")]
         lines.append(["output words, median of kept", _change(*words, "{:.0f}")])
-        lines.append(["teacher replies", f"{self.tokens.get('replies', 0):,}"])
-        lines.append(["teacher tokens", f"{self.tokens.get('prompt', 0):,} in, {self.tokens.get('completion', 0):,} out"])
+        replies, tokens = self.tokens.get("replies") or 0, [self.tokens.get(name) for name in ("prompt", "completion")]
+        lines.append(["teacher replies", f"{replies:,}"])
+        spent = "{:,} in, {:,} out".format(*tokens) if None not in tokens else "not reported"
+        lines.append(["teacher tokens", spent])
         counts = ("requests", "from_journal", "retries")
         lines.append(["this process", ", ".join(f"{self.teacher.get(name, 0):,} {name.replace('_', ' ')}" for name in counts)])
         lines.append(["student passes", f"{self.student.get('passes', 0):,}"])
@@ -92,7 +94,7 @@ def measure(report: Report, rows: Iterable[Mapping[str, Any]]) -> Report:
     reasons: Counter[str] = Counter()
     missing: Counter[str] = Counter()
     outcomes: dict[str, Counter[str]] = {}
-    tokens: Counter[str] = Counter(prompt=0, completion=0, replies=0)
+    tokens: Counter[str] = Counter(replies=0)
     scores: dict[str, dict[str, list[float]]] = {name: _groups() for name in ("ifd", "r_ifd")}
     words = _groups()
     for row in rows:
@@ -113,7 +115,7 @@ def measure(report: Report, rows: Iterable[Mapping[str, Any]]) -> Report:
     report.reasons = dict(reasons.most_common())
     report.missing = dict(missing.most_common())
     report.candidates = {origin: dict(counts.most_common()) for origin, counts in outcomes.items()}
-    report.tokens = dict(tokens)
+    report.tokens = {name: tokens.get(name) for name in ("prompt", "completion", "replies")}
     report.scores = {name: {group: _spread(v) for group, v in groups_.items()} for name, groups_ in scores.items()}
     report.lengths = {group: _spread(values) for group, values in words.items()}
     report.versions = versions()
@@ -128,8 +130,9 @@ def _count_candidate(candidate: Mapping[str, Any], outcomes: dict[str, Counter[s
     if candidate["origin"] == ORIGINAL:
         return
     outcomes.setdefault(candidate["origin"], Counter())[candidate["error"] or "usable"] += 1
-    tokens["prompt"] += candidate["prompt_tokens"] or 0
-    tokens["completion"] += candidate["completion_tokens"] or 0
+    for name in ("prompt", "completion"):
+        if candidate[f"{name}_tokens"] is not None:
+            tokens[name] += candidate[f"{name}_tokens"]
     tokens["replies"] += candidate["finish_reason"] is not None
 
 

@@ -19,6 +19,7 @@ os.environ.update(
     HF_HUB_DISABLE_XET="1",
     HF_UPDATE_DOWNLOAD_COUNTS="0",
     TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",  # tiny models: a second thread costs more than it gives, above all beside other processes
 )
 for name in [name for name in os.environ if name.startswith("SRT_HF_")]:
     del os.environ[name]

@@ -153,9 +153,6 @@ class Teacher:
         try:
             return asdict(await self._send(request))
         except RequestFailed as failure:
-            if failure.code == "rejected" and not self._warned_rejection:
-                self._warned_rejection = True
-                warnings.warn(f"{failure} Further rejections are counted, not shown.", stacklevel=2)
             return {"error": failure.code, "message": failure.message}
 
     async def _send(self, request: Request) -> Reply:
@@ -170,6 +167,9 @@ class Teacher:
                 self.counts["requests"] += 1
                 try:
                     reply = await self._backend.generate(request, self._identity)
+                except RequestFailed as failure:
+                    self._warn_of_rejection(failure)
+                    raise
                 except Weather as weather:
                     problem: Exception = weather
                     retry_after = weather.retry_after
@@ -191,6 +191,12 @@ class Teacher:
             self.counts["retries"] += 1
             tries += 1
             await asyncio.sleep(backoff(tries, retry_after))
+
+    def _warn_of_rejection(self, failure: RequestFailed) -> None:
+        """Show the server's words once: a wrong parameter is rejected in every row."""
+        if failure.code == "rejected" and not self._warned_rejection:
+            self._warned_rejection = True
+            warnings.warn(f"{failure} Further rejections are counted, not shown.", stacklevel=2)
 
     async def _works(self, since: float) -> bool:
         """Whether others pass, so that what keeps failing is this one request."""

@@ -20,38 +20,41 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from srt_hf.prompts import ANSWER_PLACEHOLDER, INSTRUCTION_PLACEHOLDER
+from srt_hf.parsing.wording import (
+    COLON,
+    EDITED,
+    FLAGS,
+    LABELLED,
+    MARKS,
+    NAME,
+    is_blank,
+    is_placeholder,
+    is_refusal,
+    strip_editing_voice,
+)
 
 PARSER_VERSION = "1"
 
-_FLAGS = re.IGNORECASE | re.MULTILINE
 _INSTRUCTION, _ANSWER = "instruction", "answer"
-_EDITED = r"(?:new|better|improved|revised|updated|rewritten|enhanced|refined)"
-_NAME = rf"{_EDITED}[ \t_-]{{1,3}}(?P<noun>instruction|answer|response)"
 
-# Markdown before a tag ("### ", "2. **") and what is left of it behind the tag. The blank that must follow tells it from
-# the text's own emphasis: `**[New Answer]:** text` but `[New Answer] **bold** text`.
-_MARKS = r"[ \t>#*_`~-]{0,12}(?:\d{1,2}[.)])?[ \t*_`~]{0,8}"
-_COLON = r"[ \t]{0,3}:(?:[*_`]{1,3}(?=\s|\Z))?"
-_AFTER = rf"(?:[*_`]{{1,3}}(?=[\s:]|\Z))?(?:{_COLON})?(?:[ \t]{{0,3}}#{{1,6}}(?=[ \t]*$))?"
-_BRACKETS = rf"\\?\[[ \t*_]{{0,4}}(?:start of )?(?:the )?{_NAME}[ \t*_:]{{0,4}}\\?\]"
-_LABELLED = rf"{_MARKS}{_NAME}(?:[*_`]{{0,3}}{_COLON}|[ \t*_`#\r]{{0,12}}$)"
+_AFTER = rf"(?:[*_`]{{1,3}}(?=[\s:]|\Z))?(?:{COLON})?(?:[ \t]{{0,3}}#{{1,6}}(?=[ \t]*$))?"
+_BRACKETS = rf"\\?\[[ \t*_]{{0,4}}(?:start of )?(?:the )?{NAME}[ \t*_:]{{0,4}}\\?\]"
 
-_TAG = re.compile(rf"(?:^|(?:(?<=end\])|(?<=think>)|(?<=ing>))[ \t]{{0,4}}){_MARKS}{_BRACKETS}{_AFTER}", _FLAGS)
-_LABEL = re.compile(rf"^{_LABELLED}", _FLAGS)
-_MENTION = re.compile(rf"(?:(?<!\S)[*_`]{{1,3}})?{_BRACKETS}{_AFTER}", _FLAGS)
-_START = re.compile(r"[*_`]{0,3}\[(?:start|begin)\][*_`]{0,3}:?", _FLAGS)
+_TAG = re.compile(rf"(?:^|(?:(?<=end\])|(?<=think>)|(?<=ing>))[ \t]{{0,4}}){MARKS}{_BRACKETS}{_AFTER}", FLAGS)
+_LABEL = re.compile(rf"^{LABELLED}", FLAGS)
+_MENTION = re.compile(rf"(?:(?<!\S)[*_`]{{1,3}})?{_BRACKETS}{_AFTER}", FLAGS)
+_START = re.compile(r"[*_`]{0,3}\[(?:start|begin)\][*_`]{0,3}:?", FLAGS)
 _END = re.compile(
     r"(?:(?P<alone>^[ \t>#*_~]*`{0,2}[*_]{0,3})|(?<!`)(?:(?<!\S)[*_]{1,3})?)"
-    rf"(?:\\?\[[ \t*_]{{0,4}}(?:/?end|(?:/|end (?:of )?(?:the )?)(?:{_EDITED} )?(?:instruction|answer|response))"
+    rf"(?:\\?\[[ \t*_]{{0,4}}(?:/?end|(?:/|end (?:of )?(?:the )?)(?:{EDITED} )?(?:instruction|answer|response))"
     r"[ \t*_]{0,4}\\?\][ \t*_`~.\r]*){1,3}(?=\n|\Z)",
-    _FLAGS,
+    FLAGS,
 )
 _FULL_STOPS = (*'.!?…")”*', "```")
 _PAUSE = re.compile(r"\n[ \t\r]*(?:\n|\Z)|\Z")
-_FENCE = re.compile(r"^[ \t]{0,3}(?P<ticks>`{3,})(?P<language>[^`\n]*[^`\s])?[ \t\r]*$", _FLAGS)
+_FENCE = re.compile(r"^[ \t]{0,3}(?P<ticks>`{3,})(?P<language>[^`\n]*[^`\s])?[ \t\r]*$", FLAGS)
 _RULE = re.compile(r"\n[ \t]*[-*_]{3,9}\Z")  # between sections that lack their [End]
-_THOUGHT = re.compile(r"(?P<line>^[ \t]*)?<(?P<close>/?)(?:think|thinking|reasoning)>", _FLAGS)
+_THOUGHT = re.compile(r"(?P<line>^[ \t]*)?<(?P<close>/?)(?:think|thinking|reasoning)>", FLAGS)
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,14 @@ def _parse(reply: str, needed: tuple[str, ...], cut: bool) -> Reflection:
 
 def _error(text: str, sections: list[_Section], result: list[_Section], cut: bool) -> str | None:
     """Why the reply holds no result. Whatever else is wrong, a reply that stopped in mid-section was truncated."""
-    if not sections and _is_refusal(text, reach=100):
+    if not sections and is_refusal(text, reach=100):
         return "refused"
     error = next((section.error for section in result if section.error), None)
     if result and (error is None or (cut and sections[-1] in result and sections[-1].closed)):
         return error
     if cut:
         return "truncated"
-    return error or ("empty" if _is_blank(text) else "unparsable")
+    return error or ("empty" if is_blank(text) else "unparsable")
 
 
 def _critique(text: str, sections: list[_Section]) -> str | None:
@@ -171,7 +174,7 @@ def _starts_inside(roles: list[str]) -> bool:
     return roles[first] == "close" and set(roles[:first]) <= set(roles[first:])
 
 
-# Where sections start and end.
+# What the sections are and which of them are the result.
 
 
 def _sections(text: str, needed: tuple[str, ...], cut: bool) -> list[_Section]:
@@ -256,9 +259,6 @@ def _last_result(sections: list[_Section], needed: tuple[str, ...]) -> list[_Sec
     return []
 
 
-# What a section says.
-
-
 def _own_text(body: str) -> str:
     """A section without what its writer put around the text: a start tag, reasoning, a bare fence, words about the text."""
     if start := _START.match(body):
@@ -283,153 +283,10 @@ def _unwrapped(text: str) -> str:
 
 
 def _why_unusable(body: str, clean: str, none_is_text: bool) -> str | None:
-    if _is_placeholder(body, none_is_text) or _is_placeholder(clean, none_is_text):
+    if is_placeholder(body, none_is_text) or is_placeholder(clean, none_is_text):
         return "placeholder"
-    if _is_blank(clean):
+    if is_blank(clean):
         return "empty"
     if _MENTION.search(clean):
         return "unparsable"
-    return "refused" if _is_refusal(clean) else None
-
-
-def _is_blank(text: str) -> bool:
-    """No visible character: white space, zero-width characters and NULs are nothing that a student could learn."""
-    return not any(char.isprintable() and not char.isspace() for char in text)
-
-
-_STOCK = re.compile(
-    r"n a|tbd|tba|todo|to be determined|not applicable|unchanged|(?:as|see) above|"
-    r"(?:the )?same(?: as (?:above|before|(?:the )?original(?: \w+)?))?|"
-    r"no (?:change|modification|revision)s? (?:(?:is|are|was|were) )?(?:needed|required|necessary|made)(?: (?:to|in) the \w+)?"
-)
-_SLOT = re.compile(
-    r"(?:(?:insert|write|put|enter|place) )?(?:(?:your|the|an?|full|complete) ){0,3}"
-    rf"(?:{_EDITED} )?(?:instruction|answer|response|text)(?: (?:goes )?here)?(?: and nothing else)?"
-)
-_SLOT_SIGN = re.compile(rf"\b(?:insert|write|put|enter|place|your|here|nothing else|{_EDITED})\b")
-
-
-def _plain(text: str) -> str:
-    """Words only: punctuation and case do not count, but "N/A" is "n a", for "Na" answers a question about salt."""
-    return " ".join(re.findall(r"[^\W_]+", text.lower()))
-
-
-_PROMPTS_OWN = {_plain(INSTRUCTION_PLACEHOLDER), _plain(ANSWER_PLACEHOLDER)}
-
-
-def _is_placeholder(text: str, none_is_text: bool) -> bool:
-    """Whether the whole text only stands for text, as the requested form's own placeholder does.
-
-    "None" answers many a question, so it counts only where the reply wrote the question too or where it stands in brackets.
-    """
-    text = text.strip(" \t\r\n*_`\"'“”")
-    if len(text) > 120:
-        return False
-    words, bracketed = _plain(text), text[:1] in {*"([<{"} and text[-1:] in {*")]>}"}
-    if not words:
-        return "…" in text or ".." in text
-    if words in ("none", "null", "nil"):
-        return bracketed or not none_is_text
-    slot = _SLOT.fullmatch(words) and (bracketed or _SLOT_SIGN.search(words))
-    return bool(slot or _STOCK.fullmatch(words) or words in _PROMPTS_OWN)
-
-
-_SORRY = r"(?:(?:i['’]m|i am|we are) (?:(?:very|really|so|truly) )?sorry|(?:my |i )?apolog(?:ies|i[sz]e)|sorry|unfortunately)"
-_CANNOT = (
-    r"(?:i|we)(?: (?:can(?:no|['’])t|can not|won['’]t(?: be able to)?|will not(?: be able to)?|(?:am|are) (?:unable|not able) to|"
-    r"must decline to|(?:do not|don['’]t) feel comfortable)|['’]m (?:unable|not able) to)"
-)
-_DECLINED = (
-    r"(?:assist|comply|fulfil|help(?: you)?(?: with|[.!]|\s*\Z)|"
-    r"(?:provid|generat|creat|writ|answer|produc|rewrit|engag|discuss|do|giv|process|continu|complet|support|respond|shar)\w*\b"
-    r"[^.!?\n]{0,80}?\b(?:(?:this|that)(?=[.,!]|\s*\Z)|(?:request|content|material|instruction|information|topic|task)s?\b))"
-)
-# "As an AI I cannot taste, but pizza …" is an answer; without a turn like that it is a refusal, whatever the verb.
-_AS_AI = r"as an? (?:ai|artificial|large language|language|responsible)\b[^.!?,\n]{0,60},? "
-_REFUSAL = re.compile(
-    rf"(?:{_SORRY}[,.;:!]?\s(?:but |however,? )?)?"
-    rf"(?:{_AS_AI}{_CANNOT}(?![^\n]{{0,300}}\b(?:but|however)\b)|(?:{_AS_AI})?{_CANNOT} (?:\w+ )?{_DECLINED})",
-    re.IGNORECASE,
-)
-_SENTENCE = re.compile(r"[.!?:\n]\s{0,3}")
-
-
-def _is_refusal(text: str, reach: int = 0) -> bool:
-    """A short text that declines at once, or in a sentence that starts in its first `reach` characters.
-
-    "I'm sorry to hear that" opens a letter and declines nothing.
-    """
-    text = text.lstrip(' \t\r\n*"“')
-    if len(text) > 600:
-        return False
-    starts = [0, *(sentence.end() for sentence in _SENTENCE.finditer(text, 0, reach))]
-    return any(_REFUSAL.match(text, start) for start in starts)
-
-
-# Editing voice names a thing (an answer, an instruction …) *and* says that it was edited, with nothing but modifiers between:
-# "Here is the letter:" and "Here is a reply to your new instruction:" are the text's own.
-_MODIFIER = rf"(?:{_EDITED}|and|more|much|complete|detailed|comprehensive|thorough|clear|clearer|concise|full|final|helpful)"
-_MORE = r"more (?:complete|detailed|comprehensive|thorough|specific|accurate|helpful)"
-_THING = r"(?:answer|response|instruction)\b"
-_NEW_THING = rf"(?:{_MODIFIER},? ){{0,4}}?(?:{_EDITED}|{_MORE}),? (?:{_MODIFIER},? ){{0,4}}(?:{_THING}|version\b)"
-_REWRITTEN = r"(?:also )?(?:expanded|revised|improved|rewritten|corrected|updated)(?: upon| on)?"
-_LEAD = re.compile(
-    r"(?:(?P<mark>[*_]{1,3})?(?:(?:sure|certainly|of course|absolutely|okay|ok|great)[!,.:]?\s{1,2})?"
-    r"(?:(?:based on|given|considering|after) [^\n,:.]{1,80}, )?"
-    r"(?P<here>(?:here(?:['’]s| is)|(?:below|this|the following) is) )?"
-    rf"(?:(?:an?|the|my|your) )?{_NEW_THING}"
-    r"(?: (?:to|for|of) (?:[\w'’]{1,20} ){0,4}?(?:instruction|question|prompt|request|task|query|answer|response)\b)?"
-    r"(?:,? (?:that|which|with|based|addressing|including|incorporating)\b[^:\n]{0,120})?(?: (?:is|would be|follows))?"
-    # Then a colon, or after "Here is" the end of the line; emphasis that was opened is closed.
-    r"(?:(?(mark)(?::(?P=mark)|(?P=mark):)|:)|(?(here)[.!]?(?(mark)(?P=mark))[ \t]*(?:\n|\Z)|(?!)))"
-    rf"|{_LABELLED})\s*",
-    _FLAGS,
-)
-_TRAIL = re.compile(
-    r"(?:^|(?<=[.!?])[ \t])[ \t*_>]{0,4}(?:note: )?(?:"
-    # "This improved version is faster" may speak of a program: a version must be said to be one of an answer.
-    rf"(?:overall, )?(?:this|the|my) {_NEW_THING}(?:(?<!version)|(?=[^\n]{{0,200}}\b{_THING}))[^.\n]{{0,40}}?"
-    r" (?:addresses|improves|expands|elaborates|clarifies|corrects|provides|offers|includes|covers|gives|aims|ensures|adds|"
-    r"not only|is (?:now |much |also )?(?:more|better|clearer))\b"
-    rf"|[\[(]note: i(?:['’]ve| have)? (?:{_REWRITTEN}|added|included)\b"
-    rf"|i(?:['’]ve| have) {_REWRITTEN} (?:the|this|your) (?:(?:original|previous|old|given) )?{_THING}"
-    r"(?=[.!)\]]| (?:by|to) (?:\w+ing|be|include|make|provide|address|give|add|cover|ensure)\b)"
-    rf"|i hope (?:that )?(?:this|the|my) {_NEW_THING}"
-    rf"|compared (?:to|with) (?:the|your) (?:original|previous|old) {_THING})[^\n]*\Z",
-    _FLAGS,
-)
-_TRAIL_REACH = 600  # characters at the end of a text in which its last words about itself are looked for
-
-
-def strip_editing_voice(text: str) -> str:
-    """`text` without words at its edges that present it as new, better or revised (METHOD §4: 4 % of published outputs).
-
-    >>> strip_editing_voice("Here is the improved answer:\\nParis.\\n\\nThis revised answer addresses the question.")
-    'Paris.'
-    >>> strip_editing_voice("Here is the letter:\\nDear Ann, …")
-    'Here is the letter:\\nDear Ann, …'
-    """
-    before = None
-    while text != before:
-        before = text
-        text = _without_trail(_without_lead(text.strip()))
-    return text
-
-
-def _without_lead(text: str) -> str:
-    start = 0
-    while lead := _LEAD.match(text, start):
-        start = lead.end()
-    return text[start:]
-
-
-def _without_trail(text: str) -> str:
-    end = len(text)
-    while True:
-        while end and text[end - 1].isspace():
-            end -= 1
-        reach = max(0, end - _TRAIL_REACH)
-        trail = _TRAIL.search(text, text.rfind("\n", reach, end) + 1 or reach, end)
-        if not trail:
-            return text[:end]
-        end = trail.start()
+    return "refused" if is_refusal(clean) else None

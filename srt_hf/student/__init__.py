@@ -1,0 +1,14 @@
+"""The student: what a model's own losses say about a pair (METHOD §1, DESIGN §6).
+
+identity  what content stands behind a model name: the Hub commit, or a digest of a folder
+text      how a student reads a pair: template, start token, tokenisation
+plan      pairs -> the distinct model passes behind the losses that were asked for (pure Python)
+engine    passes -> mean losses (torch)
+loading   model name -> model in memory; the border where loading errors become ours
+forks     what torch needs in a forked worker
+scorer    `Student`, what `Dataset.map` calls, and `as_score`
+"""
+
+from srt_hf.student.scorer import Student, as_score
+
+__all__ = ["Student", "as_score"]

@@ -1,0 +1,64 @@
+"""What content stands behind a model name, so that a cached score is never a stale one.
+
+A path is not its content: a student retrained in place must not be answered from the cache of `Dataset.map`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import xxhash
+from transformers.utils import cached_file
+
+from srt_hf.errors import StudentError
+
+# What a loader reads. Logs, optimizer states and READMEs beside them say nothing about the scores.
+_CONTENT = {".json", ".jinja", ".model", ".txt", ".tiktoken", ".py", ".safetensors", ".bin"}
+_CHUNK = 1 << 24  # bytes
+
+# (path, size, mtime in ns) -> digest of the file's content, so that asking again costs one stat a file.
+_known: dict[tuple[str, int, int], bytes] = {}
+
+
+def model_identity(model: str, revision: str | None = None) -> str:
+    """The commit sha that `revision` of a Hub repo stands for now, or "xxh3:" and the digest of a local folder's content.
+
+    Works offline where the repo is in the Hub cache. Raises StudentError where there is no such folder or repo.
+    """
+    folder = Path(model)
+    return _folder_digest(folder) if folder.is_dir() else _commit(model, revision)
+
+
+def _folder_digest(folder: Path) -> str:
+    files = sorted(path for path in folder.iterdir() if path.suffix in _CONTENT and path.is_file())
+    digest = xxhash.xxh3_128()
+    for path in files:
+        digest.update(path.name.encode() + b"\0" + _file_digest(path))
+    return f"xxh3:{digest.hexdigest()}"
+
+
+def _file_digest(path: Path) -> bytes:
+    stat = path.stat()
+    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    if key not in _known:
+        digest = xxhash.xxh3_128()
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        _known[key] = digest.digest()
+    return _known[key]
+
+
+def _commit(model: str, revision: str | None) -> str:
+    # transformers 5 no longer notes the commit on the config; the folder of the cached file is named by it.
+    try:
+        config = cached_file(model, "config.json", revision=revision)
+    except (OSError, ValueError) as error:
+        raise StudentError(f"The student {model} cannot be found: {brief(error)}") from error
+    return Path(config).parent.name
+
+
+def brief(error: BaseException) -> str:
+    """The first line of a foreign error's message, as the cause in a message of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,346 @@
+"""The whole method: both modes, the artefact on disk and on a local Hub, a real server, a real student."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from datasets import Dataset, load_dataset
+from hub_server import UPLOAD_WARNING, LocalHub, point_at
+from tgi_server import LocalTGI
+
+import srt_hf
+from srt_hf import Recycled, Selector, Student, Teacher, recycle
+from srt_hf.card import CardData, block, config_names, inline, render
+from srt_hf.errors import ConfigError, HubError
+from srt_hf.report import Report, measure
+from srt_hf.schema import CANDIDATES_COLUMNS, FLAT_COLUMNS, SCORES_COLUMNS
+
+NOUNS = ["river", "clock", "garden", "engine", "letter", "island", "number", "window", "bridge", "planet"]
+ROWS = Dataset.from_list(
+    [
+        {
+            "instruction": f"Write about the {noun} and the {NOUNS[n // 3 - 5]}.",
+            "input": f"It has {n} sides." if n % 3 == 0 else "",
+            "output": f"The {noun} is old and the {NOUNS[n // 3 - 5]} is {'very ' * (n % 4)}far away.",
+        }
+        for n, noun in enumerate(NOUNS * 3)
+    ]
+)
+DECISION = ("origin", "kept", "reason")
+
+
+@pytest.fixture(scope="module")
+def student(student_folder: str) -> Student:
+    return Student(student_folder, template="vicuna")
+
+
+@pytest.fixture(scope="module")
+def recycled(student: Student) -> Recycled:
+    with LocalTGI() as tgi:
+        return recycle(ROWS, teacher=Teacher(tgi.url, journal=False), student=student, selector=Selector(keep="all"))
+
+
+def decisions(result: Recycled) -> list[tuple[Any, ...]]:
+    pairs = [row["candidates"][row["choice"]] for row in result.rows]
+    chosen = [(pair["instruction"], pair["input"], pair["output"]) for pair in pairs]
+    return [(*pair, *(row[name] for name in DECISION)) for pair, row in zip(chosen, result.rows, strict=True)]
+
+
+@pytest.mark.parametrize("rule", ["paper", "r_ifd", "random", "perplexity"])
+def test_both_modes_choose_the_same_pairs(teacher: Teacher, tgi: LocalTGI, student_folder: str, rule: str) -> None:
+    selective, exhaustive = (
+        recycle(ROWS, teacher=teacher, student=Student(student_folder), mode=mode, selector=Selector(rule=rule))
+        for mode in ("selective", "exhaustive")
+    )
+    assert decisions(selective) == decisions(exhaustive)
+    assert len({row["origin"] for row in selective.rows}) > 1
+    assert {len(row["candidates"]) for row in selective.rows} == {3}
+    assert {len(row["candidates"]) for row in exhaustive.rows} == {4}
+    assert selective.report.student["passes"] < exhaustive.report.student["passes"]
+    # Two calls a row, then a third for what selective mode did not need.
+    assert selective.report.tokens["replies"] == 60 and exhaustive.report.tokens["replies"] == 90
+    assert selective.report.reasons == exhaustive.report.reasons
+
+
+def test_selective_scores_are_the_exhaustive_ones(teacher: Teacher, student_folder: str) -> None:
+    selective, exhaustive = (
+        recycle(ROWS, teacher=teacher, student=Student(student_folder), mode=mode) for mode in ("selective", "exhaustive")
+    )
+    for few, all_ in zip(selective.rows, exhaustive.rows, strict=True):
+        full = {candidate["origin"]: score for candidate, score in zip(all_["candidates"], all_["scores"], strict=True)}
+        for candidate, score in zip(few["candidates"], few["scores"], strict=True):
+            for name, value in score.items():
+                assert value is None or value == pytest.approx(full[candidate["origin"]][name], abs=1e-5)
+        assert few["scores"][0]["r_ifd"] is not None  # the original's, for the report
+        assert few["scores"][few["choice"]]["ifd"] is not None
+
+
+def test_a_failed_instruction_means_the_originals_response(student_folder: str) -> None:
+    no_instructions = lambda n, body: (422, b"{}") if "New Instruction" in body["messages"][-1]["content"] else None  # noqa: E731
+    with LocalTGI(fault=no_instructions) as tgi, pytest.warns(UserWarning, match="rejected"):
+        both = [
+            recycle(ROWS, teacher=Teacher(tgi.url, journal=False), student=Student(student_folder), mode=mode)
+            for mode in ("selective", "exhaustive")
+        ]
+    assert decisions(both[0]) == decisions(both[1])
+    assert [c["error"] for c in both[0].rows[0]["candidates"]] == [None, "rejected", None]
+    assert [c["error"] for c in both[1].rows[0]["candidates"]] == [None, "rejected", None, "not_attempted"]
+
+
+def test_no_decision_is_null(recycled: Recycled) -> None:
+    for row in recycled.rows:
+        assert all(row[name] is not None for name in ("choice", *DECISION))
+    assert recycled.report.kept == len(recycled.dataset) == sum(recycled.rows["kept"]) == 30
+
+
+def test_empty_cells_go_through(tgi: LocalTGI, student: Student) -> None:
+    data = Dataset.from_dict(
+        {"instruction": ["", None, "Write.", "Tell."], "input": [None] * 4, "output": ["a", "b", None, "The river is far."]}
+    )
+    result = recycle(data, teacher=Teacher(tgi.url, journal=False), student=student, mode="exhaustive")
+    assert result.rows["reason"][:2] == ["empty_pair", "empty_pair"]
+    assert result.rows[2]["scores"][0]["missing"] == "empty_output"
+    assert result.report.missing["empty_instruction"] == 2 and result.report.rows == 4
+
+
+def test_the_report_counts_what_happened(recycled: Recycled) -> None:
+    report = recycled.report
+    assert sum(report.reasons.values()) == report.rows == 30
+    assert report.candidates["instruction"] == {"usable": 30}
+    assert sum(report.candidates[origin]["usable"] for origin in ("response", "both")) == 30
+    assert report.scores["ifd"]["original"]["n"] == 30 and report.scores["ifd"]["chosen"]["n"] == report.kept
+    assert set(report.seconds) == {"reflect instructions", "score instructions", "reflect responses", "score responses", "select"}
+    assert report.teacher["requests"] == 60 and report.tokens["prompt"] > 0
+    assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
+    for word in ("rows", "kept", "teacher tokens", "seconds: select", *report.reasons):
+        assert word in report.table()
+
+
+def test_what_was_not_measured_is_no_number() -> None:
+    row = {
+        "kept": False,
+        "reason": "teacher_failed",
+        "choice": 0,
+        "candidates": [{"origin": "original", "output": None, "error": None}],
+        "scores": [{"ifd": None, "r_ifd": None, "missing": "empty_output"}],
+    }
+    report = measure(Report("selective", "paper", "reflected"), [row])
+    assert report.scores["ifd"] == {"original": None, "original_of_kept": None, "chosen": None}
+    assert report.tokens == {"prompt": None, "completion": None, "replies": 0}
+    assert "not reported" in report.table() and "– → –" in report.table()
+
+
+def test_the_folder_is_the_repo(recycled: Recycled, tmp_path: Path) -> None:
+    recycled.save_to_disk(tmp_path, repo_id="org/made", source="rows.jsonl")
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    candidates, flat, scores = config_names(recycled.report.student["student"])
+    shards = {f"{name}/train-00000-of-00001.parquet" for name in (candidates, flat, scores)}
+    assert files == {"README.md", "report.json", *shards}
+    for name, columns in ((candidates, CANDIDATES_COLUMNS), (flat, FLAT_COLUMNS), (scores, SCORES_COLUMNS), (None, FLAT_COLUMNS)):
+        assert tuple(load_dataset(str(tmp_path), name, split="train").column_names) == columns
+    assert load_dataset(str(tmp_path), split="train").to_list() == recycled.dataset.to_list()
+    assert "student" not in (tmp_path / candidates / "train-00000-of-00001.parquet").read_bytes().decode("latin1")
+
+
+def test_large_tables_are_sharded(recycled: Recycled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from srt_hf import hub
+
+    monkeypatch.setattr(hub, "_SHARD_BYTES", recycled.candidates.data.nbytes // 3 + 1)
+    hub.write_table(recycled.candidates, tmp_path)
+    assert len(list(tmp_path.glob("train-0000?-of-00003.parquet"))) == 3
+    again = load_dataset("parquet", data_files=str(tmp_path / "*.parquet"), split="train")
+    assert again.to_list() == recycled.candidates.to_list()
+
+
+pushing = pytest.mark.filterwarnings(UPLOAD_WARNING)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):  # type: ignore[no-untyped-def]
+    with LocalHub() as server:
+        point_at(monkeypatch, server.url, tmp_path / "hub-home")
+        yield server
+
+
+@pushing
+def test_push_and_load_back(hub: LocalHub, recycled: Recycled, tmp_path: Path) -> None:
+    recycled.save_to_disk(tmp_path / "disk", repo_id="tester/made", source="rows.jsonl")
+    before = len(hub.repos)
+    url = recycled.push_to_hub("tester/made", source="rows.jsonl")
+    assert url.startswith(hub.url) and len(hub.repos) == before + 1
+    repo = hub.repos["dataset", "tester/made"]
+    assert len(repo.commits) == 2  # the Hub's own first one, and ours
+    pushed = repo.files("main")
+    on_disk = {p.relative_to(tmp_path / "disk").as_posix(): p.read_bytes() for p in (tmp_path / "disk").rglob("*") if p.is_file()}
+    assert {name: content for name, content in pushed.items() if name != ".gitattributes"} == on_disk
+    candidates, flat, scores = config_names(recycled.report.student["student"])
+    assert load_dataset("tester/made", split="train").to_list() == recycled.dataset.to_list()
+    assert load_dataset("tester/made", candidates, split="train").to_list() == recycled.candidates.to_list()
+    assert load_dataset("tester/made", scores, split="train").to_list() == recycled.scores.to_list()
+    assert load_dataset("tester/made", flat, split="train").features == recycled.dataset.features
+
+
+@pushing
+def test_a_published_candidates_repo_is_a_teacher(hub: LocalHub, recycled: Recycled, student: Student) -> None:
+    recycled.push_to_hub("tester/made")
+    again = recycle(
+        recycled.rows.select_columns(["id", "instruction", "input", "output"]),
+        teacher="replay:tester/made",
+        student=student,
+        selector=Selector(keep="all"),
+    )
+    assert decisions(again) == decisions(recycled)
+
+
+@pushing
+def test_pushing_again_replaces_and_a_pull_request_does_not(hub: LocalHub, recycled: Recycled) -> None:
+    recycled.push_to_hub("tester/made")
+    repo = hub.repos["dataset", "tester/made"]
+    flat = config_names(recycled.report.student["student"])[1]
+    before = repo.files("main")
+    recycled.push_to_hub("tester/made", create_pr=True, source="elsewhere.jsonl")
+    assert "refs/pr/1" in repo.refs
+    assert repo.files("main") == before
+    # A shard that an earlier, larger run left in our folders goes with the next push; other files stay.
+    from huggingface_hub import HfApi
+
+    for name in (f"{flat}/train-00001-of-00002.parquet", "notes.txt"):
+        HfApi().upload_file(path_or_fileobj=b"x", path_in_repo=name, repo_id="tester/made", repo_type="dataset")
+    recycled.push_to_hub("tester/made")
+    assert set(repo.files("main")) == {*before, "notes.txt"}
+
+
+@pushing
+def test_repos_that_may_not_be_written_to(hub: LocalHub, recycled: Recycled, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfApi
+
+    HfApi().create_repo("tester/other", repo_type="dataset")
+    HfApi().upload_file(path_or_fileobj=b"precious", path_in_repo="data.txt", repo_id="tester/other", repo_type="dataset")
+    with pytest.raises(HubError, match=r"was not made by this tool.*--overwrite"):
+        recycled.push_to_hub("tester/other")
+    recycled.push_to_hub("tester/other", overwrite=True)
+    assert hub.repos["dataset", "tester/other"].files("main")["data.txt"] == b"precious"
+    with pytest.raises(HubError, match=r"exists and is public.*--private"):
+        recycled.push_to_hub("tester/other", private=True)
+    recycled.push_to_hub("tester/secret", private=True)
+    assert hub.repos["dataset", "tester/secret"].private
+    with pytest.raises(HubError, match="is no repo name"):
+        recycled.push_to_hub("not a name!")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    hub.tokens.clear()
+    with pytest.raises(HubError, match=r"token.*hf auth login"):
+        recycled.push_to_hub("tester/made")
+
+
+def test_nothing_kept_is_saved_and_not_pushed(tgi: LocalTGI, student: Student, tmp_path: Path) -> None:
+    with LocalTGI(lambda body: ("no tags", "stop")) as dumb:
+        result = recycle(ROWS, teacher=Teacher(dumb.url, journal=False), student=student)
+    assert result.report.kept == 0 and set(result.rows["reason"]) == {"teacher_failed"}
+    assert set(result.rows["origin"]) == {"original"}
+    result.save_to_disk(tmp_path)
+    assert len(list(tmp_path.rglob("*.parquet"))) == 2 and len(result.dataset) == 0
+    assert tuple(result.dataset.column_names) == FLAT_COLUMNS
+    assert len(load_dataset(str(tmp_path), "candidates", split="train")) == 30
+    with pytest.raises(HubError, match=r"nothing to push.*teacher_failed \(30\)"):
+        result.push_to_hub("tester/none")
+
+
+def example_card() -> CardData:
+    """A card of invented figures, the golden file's."""
+    spread = {"n": 2, "mean": 0.8, "p5": 0.5, "p25": 0.7, "p50": 0.81, "p75": 0.9, "p95": 0.97}
+    report = Report("selective", "paper", "reflected", rows=5, kept=2)
+    report.reasons = {"response_chosen": 1, "both_chosen": 1, "original_preferred": 2, "teacher_failed": 1}
+    report.candidates = {"instruction": {"usable": 4, "refused": 1}, "response": {"usable": 3}, "both": {"usable": 2}}
+    report.tokens = {"prompt": 4321, "completion": 2345, "replies": 10}
+    report.teacher = {"name": "org/teacher-70b@0123abcd"}
+    report.student = {
+        "student": "org/student-7b",
+        "revision": "4567cdef",
+        "template": "vicuna",
+        "max_length": 2048,
+        "dtype": "float32",
+    }
+    report.scores = {name: dict.fromkeys(("original", "original_of_kept", "chosen"), spread) for name in ("ifd", "r_ifd")}
+    words = {**spread, "p5": 10.0, "p50": 65.0, "p95": 300.0}
+    report.lengths = dict.fromkeys(("original", "original_of_kept", "chosen"), words)
+    report.versions = {"python": "3.11.7", "srt_hf": "0.1.0"}
+    example = {
+        "id": "demo-1",
+        "instruction": "Name three rivers in Africa and the seas that they reach.",
+        "input": "",
+        "output": "The Nile reaches the Mediterranean. ```not a fence```",
+        "origin": "both",
+        "reason": "both_chosen",
+        "ifd": 0.71,
+        "r_ifd": 0.52,
+        "original_instruction": "Name rivers.",
+        "original_input": "<script>alert('|')</script>",
+        "original_output": "Nile.",
+        "original_ifd": 0.9,
+        "original_r_ifd": None,
+    }
+    command = "python scripts/recycle_and_push.py --dataset org/rows --repo org/srecycled-rows"
+    return CardData("srecycled-rows", "org/srecycled-rows", "org/rows", report, [example], True, command)
+
+
+def test_the_card_is_the_golden_file() -> None:
+    """After a wanted change: python tests/test_pipeline.py writes the file anew."""
+    assert render(example_card()) == (ROOT / "cards" / "example_dataset_card.md").read_text(encoding="utf-8")
+
+
+def test_the_cards_header_is_what_the_hub_reads() -> None:
+    from huggingface_hub import DatasetCard
+
+    data = DatasetCard(render(example_card())).data.to_dict()
+    assert [config["config_name"] for config in data["configs"]] == ["candidates", "student-7b", "student-7b-scores", "default"]
+    assert data["configs"][-1]["data_files"] == [{"split": "train", "path": "student-7b/*.parquet"}]
+    assert data["source_datasets"] == ["org/rows"] and "srt-hf" in data["tags"]
+    assert "license" not in data and "language" not in data  # nobody told, so nothing is invented
+    other = {"config_name": "older-student", "data_files": [{"split": "train", "path": "older-student/*.parquet"}]}
+    card = example_card()
+    card.other_configs = [other, {"config_name": "default", "data_files": "older-student/*.parquet"}]
+    names = [config["config_name"] for config in DatasetCard(render(card)).data.to_dict()["configs"]]
+    assert names == ["candidates", "student-7b", "student-7b-scores", "older-student", "default"]
+
+
+def test_a_strangers_text_cannot_leave_its_place() -> None:
+    assert inline("a`|b\n# c") == "`a'/b # c`"
+    assert block("```\n# heading\n````").startswith("`````text\n")
+    assert len(block("x" * 100_000)) < 1_300
+    card = example_card()
+    card.report.teacher["name"] = "evil`\n# Owned | <b>"
+    assert "\n# Owned" not in render(card)
+
+
+def test_wrong_arguments(student: Student, teacher: Teacher) -> None:
+    with pytest.raises(ConfigError, match=r"no mode 'fast'.*selective, exhaustive"):
+        recycle(ROWS, teacher=teacher, student=student, mode="fast")
+    with pytest.raises(srt_hf.SrtError, match="cannot be found"):
+        recycle(ROWS, teacher=teacher, student="/no/such/model")
+
+
+@pytest.fixture(scope="module")
+def real_rows(shared: Path) -> Dataset:
+    return srt_hf.load_rows(str(shared / "data" / "alpaca_cherry_5_percent.json"))
+
+
+@pytest.mark.slow
+def test_3111_real_rows_choose_the_same_in_both_modes(real_rows: Dataset, shared: Path, tmp_path: Path) -> None:
+    results = []
+    with LocalTGI() as tgi:
+        for mode in ("selective", "exhaustive"):
+            student = Student(str(shared / "oracle" / "student"), template="vicuna", dtype="float32")
+            teacher = Teacher(tgi.url, journal=tmp_path / "journal.sqlite")
+            results.append(recycle(real_rows, teacher=teacher, student=student, mode=mode))
+            print(results[-1].report.table())
+        distinct = {json.dumps(body["messages"]) for body in tgi.chats}
+        assert len(tgi.chats) == len(distinct)  # nothing was bought twice, across both runs
+    assert decisions(results[0]) == decisions(results[1]) and results[0].report.rows == 3111
+
+
+if __name__ == "__main__":
+    (ROOT / "cards" / "example_dataset_card.md").write_text(render(example_card()), encoding="utf-8")
