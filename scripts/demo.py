@@ -84,7 +84,9 @@ def before_after(recycled: srt_hf.Recycled) -> str:
         numbers = [before["ifd"], before["r_ifd"], after["ifd"], after["r_ifd"]]
         shown = ["–" if number is None else f"{number:.3f}" for number in numbers]
         question = " ".join(row["instruction"].split())
-        lines.append([row["id"], question[:34] + "…" * (len(question) > 34), *shown, "kept" if row["kept"] else "", row["reason"]])
+        lines.append(
+            [row["id"], question[:34] + "…" * (len(question) > 34), *shown, "kept" if row["kept"] else "", row["reason"]]
+        )
     return render_table(["id", "instruction", "ifd", "r-ifd", "→ ifd", "→ r-ifd", "", "reason"], lines)
 
 
@@ -97,7 +99,7 @@ def fine_tune(recycled: srt_hf.Recycled, student: Path, folder: Path) -> None:
     )
     arguments = SFTConfig(
         str(folder), max_steps=4, per_device_train_batch_size=8, learning_rate=1e-3, logging_steps=1, max_length=512,
-        report_to="none", save_strategy="no", use_cpu=True, bf16=False, disable_tqdm=True,
+        gradient_checkpointing=None, report_to="none", save_strategy="no", use_cpu=True, bf16=False, disable_tqdm=True,
     )  # fmt: skip
     trainer = SFTTrainer(model=str(student), args=arguments, train_dataset=rows)
     trainer.train()

@@ -141,7 +141,11 @@ def main(
     )
     command = shlex.join(["python", "scripts/recycle_and_push.py", *sys.argv[1:]])
     is_file = Path(source.dataset).exists()
-    card = {"source": Path(source.dataset).name if is_file else source.dataset, "source_is_hub": not is_file, "command": command}
+    card: dict[str, Any] = {
+        "source": Path(source.dataset).name if is_file else source.dataset,
+        "source_is_hub": not is_file,
+        "command": command,
+    }
     recycled.save_to_disk(output.output_dir, repo_id=output.repo, **card)
     print(recycled.report.table())
     print(f"\nSaved to {output.output_dir}.")

@@ -5,8 +5,8 @@
     accelerate launch scripts/train_sft.py --config run.yaml        # several GPUs
 
 The defaults are the paper's for 7B: Adam, learning rate 2e-5 (give 1e-5 for 13B), global batch 128, 3 epochs, 2,048 tokens,
-warmup 0.03, no weight decay, Vicuna template. Every option of TRL's ScriptArguments, SFTConfig and ModelConfig is accepted here or
-in a YAML file given with --config; the command line wins.
+warmup 0.03, no weight decay, Vicuna template. Every option of TRL's ScriptArguments, SFTConfig and ModelConfig is accepted here
+or in a YAML file given with --config; the command line wins.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ class TrainingArguments(SFTConfig):
     per_device_train_batch_size: int = field(default=4, metadata={"help": "rows a device a forward pass"})
     warmup_steps: float = field(default=0.03, metadata={"help": "steps, or below 1 the share of all steps"})
     weight_decay: float = field(default=0.0, metadata={"help": "weight decay"})
+    # TRL sets the old name of this switch, which transformers 5 warns about.
+    gradient_checkpointing: bool | None = field(default=None, metadata={"help": "old name of activation_checkpointing"})
+    activation_checkpointing: bool | None = field(default=True, metadata={"help": "less memory for a fifth more time"})
     max_length: int | None = field(default=2048, metadata={"help": "tokens of prompt and completion together"})
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from srt_hf.report import Report
+from srt_hf.schema import REPO_TAG
 from srt_hf.selection import REASONS
 
-TAG = "srt-hf"  # marks repos of this tool; without it an existing repo is not written to
 _EXAMPLE_CHARACTERS = 1_200
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
 _MODES = {
@@ -74,7 +74,7 @@ def render(card: CardData) -> str:
         task_categories=["text-generation"],
         size_categories=next((name for limit, name in _SIZES if report.kept < limit), None),
         configs=configs,
-        tags=[TAG, "instruction-tuning", "synthetic", "selective-reflection-tuning"],
+        tags=[REPO_TAG, "instruction-tuning", "synthetic", "selective-reflection-tuning"],
     )
     with warnings.catch_warnings():
         # jinja2 is compiled by huggingface_hub; nothing of its making concerns the reader of a card.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -58,7 +59,9 @@ def parse(description: str | None, *groups: type) -> tuple[Any, ...]:
 
 def run(main: Callable[[], int]) -> int:
     """Run a script's main and return its exit code: an error of ours is one line on stderr, an interrupt says what is safe."""
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    warnings.showwarning = _show_warning
+    # datasets cancels the other rows of an async map that failed; asyncio would print a traceback for each of them.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         return main()
     except SrtError as error:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srt_hf.card import TAG
 from srt_hf.errors import HubError
+from srt_hf.schema import REPO_TAG
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,7 +50,7 @@ def check_target(repo_id: str, *, private: bool = False, overwrite: bool = False
             raise HubError(f"{repo_id} exists and is public.", "Make it private in its settings, or leave --private out.")
         content = {file.rfilename for file in info.siblings or []} - _NOT_CONTENT
         card = info.card_data.to_dict() if info.card_data else {}
-        if content and TAG not in (card.get("tags") or []) and not overwrite:
+        if content and REPO_TAG not in (card.get("tags") or []) and not overwrite:
             raise HubError(f"{repo_id} exists and was not made by this tool.", "Name another repo, or pass --overwrite.")
         return [config for config in card.get("configs") or [] if isinstance(config, dict)]
 

@@ -104,8 +104,9 @@ class StagedScorer:
 
     def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        pairs, needs, places = [], [], []
-        scores = [[dict(score) for score in row.get("scores") or []] for row in rows]
+        pairs, needs = [], []
+        places: list[tuple[list[Any], int]] = []
+        scores: list[list[Any]] = [list(row.get("scores") or []) for row in rows]
         for row, known in zip(rows, scores, strict=True):
             known.extend(as_score({}) for _ in range(len(row["candidates"]) - len(known)))
             for n, candidate in enumerate(row["candidates"]):

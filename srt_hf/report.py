@@ -25,7 +25,8 @@ class Report:
     candidates: origin -> error code or "usable" -> rows. reasons: reason -> rows. missing: why scores are missing -> candidates.
     scores: "ifd" and "r_ifd" -> "original" (all rows), "original_of_kept", "chosen" (kept rows) -> mean and percentiles.
     lengths: the same three -> mean and percentiles of the output's length in words.
-    tokens: prompt, completion (what the teacher reported, all tries; None where it reported nothing) and replies. seconds: stage -> wall time.
+    tokens: prompt, completion (what the teacher reported, all tries; None where it reported nothing) and replies.
+    seconds: stage -> wall time.
     """
 
     mode: str
@@ -66,8 +67,8 @@ class Report:
         for name, groups in self.scores.items():
             before, after = (groups.get(group) for group in ("original_of_kept", "chosen"))
             lines.append([f"{name}, median of kept", _change(before, after, "{:.3f}")])
-        words = [self.lengths.get(group) for group in ("original_of_kept", "chosen")]
-        lines.append(["output words, median of kept", _change(*words, "{:.0f}")])
+        before, after = (self.lengths.get(group) for group in ("original_of_kept", "chosen"))
+        lines.append(["output words, median of kept", _change(before, after, "{:.0f}")])
         replies, tokens = self.tokens.get("replies") or 0, [self.tokens.get(name) for name in ("prompt", "completion")]
         lines.append(["teacher replies", f"{replies:,}"])
         spent = "{:,} in, {:,} out".format(*tokens) if None not in tokens else "not reported"

@@ -108,7 +108,7 @@ def with_ids(dataset: Dataset, column: str | None = None) -> Dataset:
     column = column or ("id" if "id" in dataset.column_names else None)
     if column is None:
         seen: Counter[Triple] = Counter()
-        ids = []
+        ids: list[str] = []
         for row in dataset:
             values = triple(row)
             ids.append(row_id(values, seen[values]))
@@ -116,8 +116,8 @@ def with_ids(dataset: Dataset, column: str | None = None) -> Dataset:
     elif column not in dataset.column_names:
         raise DataError(f"There is no id column `{column}`; the dataset has {', '.join(dataset.column_names)}.")
     else:
-        ids = [None if value is None else str(value) for value in dataset[column]]
-        if None in ids or len(set(ids)) < len(ids):
+        ids = [str(value) for value in dataset[column] if value is not None]
+        if len(set(ids)) < len(dataset):
             raise DataError(
                 f"The values of the id column `{column}` are not all distinct and given.",
                 "Name another id column, or rename this one so that ids are made from the text.",

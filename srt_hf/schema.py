@@ -94,6 +94,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "original_r_ifd": pa.float64(),
 }
 
+REPO_TAG = "srt-hf"  # on the card of every repo of this tool; an existing repo without it is not written to
 DECISION = ("choice", "origin", "kept", "reason")
 # The stages' tables on the Hub (DESIGN §2).
 CANDIDATES_COLUMNS = ("id", *TRIPLE, "candidates")

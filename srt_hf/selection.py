@@ -10,23 +10,36 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from srt_hf.errors import ConfigError, DataError
 from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE, row_columns
 
-# How a stage compares: the number that decides, and whether the higher or the lower one wins.
-_HIGHER, _LOWER = 1.0, -1.0
-_Criterion = tuple[str, float]
 
-# rule -> criteria of stage 1 and stage 2. None: the challenger always wins; "random": a fair draw.
-_RULES: dict[str, tuple[_Criterion | str | None, _Criterion | str | None]] = {
-    "paper": (("ifd", _HIGHER), ("r_ifd", _LOWER)),
-    "ifd": (("ifd", _HIGHER), ("ifd", _HIGHER)),
-    "r_ifd": (("r_ifd", _LOWER), ("r_ifd", _LOWER)),
-    "perplexity": (("nll_y_given_x", _LOWER), ("nll_y_given_x", _LOWER)),
-    "random": ("random", "random"),
-    "all": (None, None),
+class _Criterion(NamedTuple):
+    """How a stage compares: the number that decides, and whether the higher (1) or the lower (-1) one wins."""
+
+    number: str
+    sign: int
+
+
+class _Draw(NamedTuple):
+    """No number decides: the challenger wins always, or by a fair draw."""
+
+    fair: bool
+
+
+_HIGHEST_IFD, _LOWEST_R_IFD = _Criterion("ifd", 1), _Criterion("r_ifd", -1)
+_LOWEST_PERPLEXITY = _Criterion("nll_y_given_x", -1)
+
+# rule -> how stage 1 (instruction) and stage 2 (response) compare.
+_RULES: dict[str, tuple[_Criterion | _Draw, _Criterion | _Draw]] = {
+    "paper": (_HIGHEST_IFD, _LOWEST_R_IFD),
+    "ifd": (_HIGHEST_IFD, _HIGHEST_IFD),
+    "r_ifd": (_LOWEST_R_IFD, _LOWEST_R_IFD),
+    "perplexity": (_LOWEST_PERPLEXITY, _LOWEST_PERPLEXITY),
+    "random": (_Draw(fair=True), _Draw(fair=True)),
+    "all": (_Draw(fair=False), _Draw(fair=False)),
 }
 RULES = tuple(_RULES)
 KEEPS = ("reflected", "under_one", "all")
@@ -94,7 +107,7 @@ class Selector:
     def deciding_scores(self, stage: str) -> set[str]:
         """The numbers that a stage compares, of incumbent and challengers: "ifd", "r_ifd" or "nll_y_given_x"."""
         criterion = _RULES[self.rule][STAGES.index(stage)]
-        return {criterion[0]} if isinstance(criterion, tuple) and stage in self.stages else set()
+        return {criterion.number} if isinstance(criterion, _Criterion) and stage in self.stages else set()
 
     def _instruct(self, row: Mapping[str, Any], candidates: Sequence[Any], scores: Sequence[Any]) -> int:
         incumbent = next((n for n, candidate in enumerate(candidates) if candidate["origin"] == ORIGINAL), None)
@@ -124,8 +137,8 @@ class Selector:
             return incumbent
         criterion = _RULES[self.rule][STAGES.index(stage)]
         usable = [n for n in challengers if not candidates[n].get("error")]
-        if criterion is None or criterion == "random":
-            take = bool(usable) and (criterion is None or _coin(self.seed, str(row.get("id")), stage))
+        if isinstance(criterion, _Draw):
+            take = bool(usable) and (not criterion.fair or _coin(self.seed, str(row.get("id")), stage))
             return usable[0] if take else incumbent
         name, sign = criterion
         best = incumbent

@@ -32,7 +32,10 @@ def test_what_is_put_is_there(tmp_path: Path) -> None:
     journal.close()
     assert Journal(journal.path).get("b") == {"text": "reply b"}
     assert is_journal(journal.path) and not is_journal(tmp_path)
-    assert [(id, step, attempt) for id, step, attempt, _ in Journal(journal.path).entries()] == [("a", "both", 0), ("b", "both", 0)]
+    assert [(id, step, attempt) for id, step, attempt, _ in Journal(journal.path).entries()] == [
+        ("a", "both", 0),
+        ("b", "both", 0),
+    ]
 
 
 def test_the_key_is_a_contract() -> None:

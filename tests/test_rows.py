@@ -76,7 +76,7 @@ def test_prompt_completion() -> None:
     chat = to_prompt_completion(row, "chat")
     assert chat["prompt"] == [{"role": "user", "content": "Add {x}.\n1 {input}"}]
     assert chat["prompt"] + chat["completion"] == to_messages(row)["messages"]
-    with pytest.raises(ConfigError, match="no template 'llama'.*vicuna"):
+    with pytest.raises(ConfigError, match=r"no template 'llama'.*vicuna"):
         to_prompt_completion(row, "llama")
 
 
@@ -150,9 +150,9 @@ def test_prepare() -> None:
         prepare(Dataset.from_dict({"instruction": ["a"], "text": ["b"]}))
     with pytest.raises(DataError, match="The dataset is empty"):
         prepare(Dataset.from_dict({"instruction": [], "output": []}))
-    with pytest.raises(DataError, match="`output` holds .*int64.*, not text"):
+    with pytest.raises(DataError, match=r"`output` holds .*int64.*, not text"):
         prepare(Dataset.from_dict({"instruction": ["a"], "output": [1]}))
-    with pytest.raises(DataError, match="`output` holds .*, not text"):
+    with pytest.raises(DataError, match=r"`output` holds .*, not text"):
         prepare(Dataset.from_dict({"instruction": ["a"], "output": [["b"]]}))
 
 

@@ -165,9 +165,9 @@ def test_the_published_rule_on_the_published_scores(shared: Path) -> None:
 
 
 def test_wrong_arguments_and_rows() -> None:
-    with pytest.raises(ConfigError, match="no rule 'best'.*paper"):
+    with pytest.raises(ConfigError, match=r"no rule 'best'.*paper"):
         Selector(rule="best")
-    with pytest.raises(ConfigError, match="no keep 'some'.*under_one"):
+    with pytest.raises(ConfigError, match=r"no keep 'some'.*under_one"):
         Selector(keep="some")
     with pytest.raises(ConfigError, match="stages"):
         Selector(stages=("review",))

@@ -117,7 +117,14 @@ def test_a_request_that_does_not_fit_is_too_long(tmp_path: Path) -> None:
         assert isinstance(failure, RequestFailed) and failure.code == "too_long"
 
 
-GARBAGE = [(500, b"{}"), (424, b"{}"), (200, b"<html>hello</html>"), (200, b'{"choices": [{"mess'), (200, b"\xff\xfe"), (200, b"{}")]
+GARBAGE = [
+    (500, b"{}"),
+    (424, b"{}"),
+    (200, b"<html>hello</html>"),
+    (200, b'{"choices": [{"mess'),
+    (200, b"\xff\xfe"),
+    (200, b"{}"),
+]
 
 
 @pytest.mark.parametrize("answer", GARBAGE)
@@ -307,7 +314,7 @@ def test_models_of_a_server_that_is_not_tgi(tmp_path: Path) -> None:
         tgi._respond = respond  # type: ignore[method-assign]
         assert str(Teacher(tgi.url + "/v1", journal=False).identity()) == "only"
         models["data"].append({"id": "second"})
-        with pytest.raises(TeacherError, match="2 models.*teacher_model: only, second"):
+        with pytest.raises(TeacherError, match=r"2 models.*teacher_model: only, second"):
             Teacher(tgi.url, journal=False).identity()
         assert str(Teacher(tgi.url, model="second", journal=False).identity()) == "second"
 
@@ -318,7 +325,9 @@ def write_lines(path: Path, *entries: dict) -> str:
 
 
 def test_replay_from_jsonl(tmp_path: Path) -> None:
-    target = write_lines(tmp_path / "r.jsonl", {"id": "a", "step": "both", "attempt": 0, "reply": "text", "finish_reason": "length"})
+    target = write_lines(
+        tmp_path / "r.jsonl", {"id": "a", "step": "both", "attempt": 0, "reply": "text", "finish_reason": "length"}
+    )
     teacher = Teacher(target)
     [reply] = ask(teacher, id="a", step="both")
     assert (reply.text, reply.finish_reason) == ("text", "length")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-from srt_hf.prompts import ANSWER_PLACEHOLDER, INSTRUCTION_PLACEHOLDER
-
 FLAGS = re.IGNORECASE | re.MULTILINE
 EDITED = r"(?:new|better|improved|revised|updated|rewritten|enhanced|refined)"
 NAME = rf"{EDITED}[ \t_-]{{1,3}}(?P<noun>instruction|answer|response)"
@@ -39,9 +37,6 @@ def _plain(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
-_PROMPTS_OWN = {_plain(INSTRUCTION_PLACEHOLDER), _plain(ANSWER_PLACEHOLDER)}
-
-
 def is_placeholder(text: str, none_is_text: bool) -> bool:
     """Whether the whole text only stands for text, as the requested form's own placeholder does.
 
@@ -56,7 +51,7 @@ def is_placeholder(text: str, none_is_text: bool) -> bool:
     if words in ("none", "null", "nil"):
         return bracketed or not none_is_text
     slot = _SLOT.fullmatch(words) and (bracketed or _SLOT_SIGN.search(words))
-    return bool(slot or _STOCK.fullmatch(words) or words in _PROMPTS_OWN)
+    return bool(slot or _STOCK.fullmatch(words))
 
 
 _SORRY = r"(?:(?:i['’]m|i am|we are) (?:(?:very|really|so|truly) )?sorry|(?:my |i )?apolog(?:ies|i[sz]e)|sorry|unfortunately)"

@@ -100,6 +100,7 @@ class HttpBackend:
 
     def _ask_who(self) -> Identity:
         """TGI tells on /info, the others on /v1/models; a server that tells neither is known by its address."""
+        assert self.url is not None
         info = self._get("/info")
         if isinstance(info, dict) and isinstance(info.get("model_id"), str):
             return Identity(
@@ -109,13 +110,13 @@ class HttpBackend:
             return Identity(self.model)
         models = self._get("/v1/models")
         listed = models.get("data") if isinstance(models, dict) else None
-        names = [entry.get("id") for entry in listed or [] if isinstance(entry, dict)]
+        names = [str(entry.get("id")) for entry in listed or [] if isinstance(entry, dict)]
         if len(names) > 1:
             raise TeacherError(
                 f"The server at {self.url} serves {len(names)} models.",
-                f"Name one with teacher_model: {', '.join(map(str, names[:5]))}{' …' if len(names) > 5 else ''}.",
+                f"Name one with teacher_model: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}.",
             )
-        return Identity(names[0] if names else str(self.url))
+        return Identity(names[0] if names else self.url)
 
     def _get(self, path: str) -> Any:
         assert self.url is not None

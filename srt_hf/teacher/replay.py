@@ -36,12 +36,13 @@ class ReplayBackend:
             return Identity(f"replay:{path.name}", hashlib.sha256(path.read_bytes()).hexdigest()[:16])
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        from huggingface_hub.utils import httpx
 
         try:
             return Identity(f"replay:{self.source}", HfApi().dataset_info(self.source).sha)
-        except (HfHubHTTPError, HFValidationError) as error:
+        except (HfHubHTTPError, HFValidationError, httpx.TransportError) as error:
             raise ConfigError(
-                f"replay:{self.source} is neither a file nor a dataset repo on the Hub.",
+                f"replay:{self.source} is neither a file nor a dataset repo on the Hub that this login may read.",
                 "Give JSONL with id, step, attempt and reply, a journal, or a repo with a `candidates` config.",
             ) from error
 

@@ -1,0 +1,315 @@
+"""The commands as a user types them: real processes for the whole road, the same scripts in this process for every complaint."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SECRET
+from datasets import Dataset, load_dataset
+from hub_server import UPLOAD_WARNING, LocalHub, hub_environment, point_at
+from tgi_server import LocalTGI
+
+ROWS = [{"instruction": f"Write about number {n}.", "output": f"The number {n} is far away."} for n in range(12)]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> str:
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    return str(tmp_path / "rows.jsonl")
+
+
+def call(
+    name: str, *arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / name), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment or dict(os.environ),
+        cwd=cwd,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Run a script in this process -> (exit code, stdout, stderr)."""
+
+    def run(name: str, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        monkeypatch.setattr("warnings.showwarning", None)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+        return (int(stop.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def recycle_arguments(rows: str, tgi: LocalTGI, student: str, folder: Path, *more: str) -> list[str]:
+    return [
+        *("--dataset", rows, "--teacher", tgi.url, "--student", student, "--template", "vicuna", "--keep", "all"),
+        *("--journal", str(folder / "journal.sqlite"), "--output_dir", str(folder / "out"), *more),
+    ]
+
+
+def test_the_whole_road_in_a_real_process(rows: str, tgi: LocalTGI, student_folder: str, tmp_path: Path) -> None:
+    """Recycle, push to a Hub, and start again: the second run buys nothing."""
+    with LocalHub() as hub:
+        environment = hub_environment(hub.url, tmp_path / "home")
+        environment = {name: value for name, value in environment.items() if "PROGRESS" not in name}
+        arguments = recycle_arguments(
+            rows, tgi, student_folder, tmp_path, "--repo", "tester/made", "--private", "--mode", "exhaustive"
+        )
+        first = call("recycle_and_push.py", *arguments, environment=environment)
+        assert first.returncode == 0, first.stderr
+        for text in (
+            "kept",
+            "12 (100.0 %)",
+            "teacher tokens",
+            "seconds: score",
+            "Saved to",
+            f"Pushed: {hub.url}/datasets/tester/made",
+        ):
+            assert text in first.stdout
+        for stage in ("Teacher reflects", "Student scores", "Student selects"):
+            assert stage in first.stderr  # a progress bar for each stage
+        bought = len(tgi.chats)
+        assert bought == 36 and hub.repos["dataset", "tester/made"].private
+        again = call("recycle_and_push.py", *arguments, "--limit", "5", "--create_pr", environment=environment)
+        assert again.returncode == 0 and "from journal" in again.stdout and len(tgi.chats) == bought, again.stderr
+    sent = json.dumps([headers for _, headers, _ in tgi.requests])
+    assert "hf_test" not in sent and SECRET not in sent
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "--repo tester/made" in card and "hf_test" not in card
+    assert all(b"hf_test" not in file.read_bytes() for file in tmp_path.glob("journal.sqlite*"))
+
+
+def test_without_a_repo_it_saves_and_says_so(here, rows: str, tgi: LocalTGI, student_folder: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = here("recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path))
+    assert code == 0 and "No --repo was given, so nothing was pushed" in out
+    assert len(load_dataset(str(tmp_path / "out"), split="train")) == 12
+
+
+def test_options_from_a_file_and_the_command_line_wins(
+    here, rows: str, tgi: LocalTGI, student_folder: str, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "run.yaml").write_text(
+        f"dataset: {rows}\nteacher: {tgi.url}\nstudent: {student_folder}\nlimit: 3\nkeep: all\nmode: exhaustive\n"
+    )
+    more = ["--journal", str(tmp_path / "j"), "--output_dir", str(tmp_path / "out")]
+    code, _, _ = here("recycle_and_push.py", "--config", str(tmp_path / "run.yaml"), "--limit", "2", *more)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert code == 0 and report["rows"] == 2 and report["mode"] == "exhaustive"
+
+
+def test_help_is_a_page(here) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = here("recycle_and_push.py", "--help")
+    assert code == 0 and max(map(len, out.splitlines())) < 130
+    choices = (
+        "dataset id_column split revision limit instruction_column teacher temperature student template dtype mode rule keep repo"
+    )
+    for option in (*choices.split(), "private", "create_pr", "output_dir"):
+        assert f"--{option}" in out
+    assert out.count("--id") == 1  # one spelling of each
+
+
+def complaint(result: tuple[int, str, str], code: int = 1) -> str:
+    """The one error line of a run that failed as it should."""
+    exit_code, _, err = result
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert exit_code == code and len(lines) == 1 and "Traceback" not in err, err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"--dataset": "no/such.jsonl"}, "no/such.jsonl"),
+        ({"--instruction_column": "prompt"}, "no column prompt; it has instruction, output"),
+        ({"--id_column": "nr"}, "no id column `nr`"),
+        ({"--limit": "0"}, "The dataset is empty"),
+        ({"--template": "llama-9"}, "no template 'llama-9'"),
+        ({"--dtype": "int1"}, "no dtype 'int1'"),
+        ({"--rule": "best"}, "no rule 'best'"),
+        ({"--mode": "fast"}, "no mode 'fast'"),
+        ({"--student": "/no/such/model"}, "/no/such/model"),
+        ({"--student": "org/no-such-model"}, "org/no-such-model"),
+        ({"--teacher": "http://127.0.0.1:9"}, "transformers serve"),
+        ({"--teacher": "replay:nothing.jsonl"}, "replay:nothing.jsonl"),
+        ({"--prompts": "nothing.yaml"}, "nothing.yaml"),
+        ({"--journal": "/proc/nothing/j"}, "/proc/nothing/j"),
+    ],
+)
+def test_bad_input_is_one_clear_line(  # type: ignore[no-untyped-def]
+    here, rows: str, tgi: LocalTGI, student_folder: str, tmp_path: Path, monkeypatch, options: dict[str, str], expected: str
+) -> None:
+    monkeypatch.setattr("srt_hf.teacher.http._PROBE_PAUSES", (0.0,))
+    arguments = recycle_arguments(rows, tgi, student_folder, tmp_path)
+    for name, value in options.items():
+        arguments += [name, value]
+    with LocalHub() as hub:
+        point_at(monkeypatch, hub.url, tmp_path / "home")
+        assert expected in complaint(here("recycle_and_push.py", *arguments))
+    assert len(tgi.chats) == 0  # before anything was paid for
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"question": ["a"], "answer": ["b"]}, "no column `instruction` and `output`; it has `question`, `answer`"),
+        ({"instruction": ["a"], "output": [1]}, "`output` holds Value('int64'), not text"),
+        ({"instruction": [["a"]], "output": ["b"]}, "`instruction` holds List(Value('string')), not text"),
+    ],
+)
+def test_bad_columns(here, tgi: LocalTGI, student_folder: str, tmp_path: Path, data: dict, expected: str) -> None:  # type: ignore[no-untyped-def]
+    Dataset.from_dict(data).to_parquet(tmp_path / "d.parquet")
+    assert expected in complaint(
+        here("recycle_and_push.py", *recycle_arguments(str(tmp_path / "d.parquet"), tgi, student_folder, tmp_path))
+    )
+
+
+def test_wrong_options_and_config_files(here, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert "--instruktion" in complaint(here("recycle_and_push.py", "--instruktion", "x"), code=2)
+    for text, expected in (("- a", "mapping"), ("temprature: 1", "temprature"), ("a: [", "")):
+        (tmp_path / "c.yaml").write_text(text)
+        assert expected in complaint(here("recycle_and_push.py", "--config", str(tmp_path / "c.yaml")), code=2)
+    assert "nothing.yaml" in complaint(here("recycle_and_push.py", "--config", "nothing.yaml"), code=2)
+
+
+@pytest.mark.filterwarnings(UPLOAD_WARNING)
+def test_complaints_of_the_hub_come_before_anything_is_paid_for(  # type: ignore[no-untyped-def]
+    here, rows: str, tgi: LocalTGI, student_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi
+
+    with LocalHub() as hub:
+        point_at(monkeypatch, hub.url, tmp_path / "home")
+        HfApi().create_repo("tester/other", repo_type="dataset")
+        HfApi().upload_file(path_or_fileobj=b"precious", path_in_repo="data.txt", repo_id="tester/other", repo_type="dataset")
+        arguments = recycle_arguments(rows, tgi, student_folder, tmp_path)
+        assert "--overwrite" in complaint(here("recycle_and_push.py", *arguments, "--repo", "tester/other"))
+        assert "is no repo name" in complaint(here("recycle_and_push.py", *arguments, "--repo", "a b"))
+        hub.tokens.clear()
+        assert "hf auth login" in complaint(here("recycle_and_push.py", *arguments, "--repo", "tester/new"))
+        assert len(tgi.chats) == 0
+
+
+def test_an_outage_in_the_middle_is_one_line_and_loses_nothing(  # type: ignore[no-untyped-def]
+    here, rows: str, student_folder: str, tmp_path: Path
+) -> None:
+    with LocalTGI(fault=lambda n, body: (401, b"{}") if n > 7 else None) as tgi:
+        line = complaint(here("recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path)))
+        assert "401" in line and "SRT_HF_TEACHER_KEY" in line
+        tgi.fault = None
+        before = len(tgi.chats)
+        code, out, _ = here("recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path))
+        assert code == 0 and "7 from journal" in out and len(tgi.chats) - before == 24 - 7
+
+
+@pytest.fixture(scope="module")
+def transformers_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """`transformers serve` on a tiny random chat model, over a real socket: (URL, model folder)."""
+    from tiny_models import make_llama
+
+    folder = tmp_path_factory.mktemp("served")
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
+    make_llama(folder, chat_template=template)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    executable = str(Path(sys.executable).parent / "transformers")
+    log = (tmp_path_factory.mktemp("log") / "serve.log").open("w+")
+    server = subprocess.Popen([executable, "serve", str(folder), "--port", str(port), "--device", "cpu"], stdout=log, stderr=log)
+    try:
+        for _ in range(240):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert server.poll() is None, log.seek(0) or log.read()
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}", str(folder)
+    finally:
+        server.terminate()
+        server.wait()
+        log.close()
+
+
+def test_transformers_serve_as_teacher(
+    transformers_server: tuple[str, str], rows: str, student_folder: str, tmp_path: Path
+) -> None:
+    """A real server whose model cannot reflect: every row comes out as its original with a reason, and the command exits 3."""
+    url, model = transformers_server
+    run = call(
+        "recycle_and_push.py",
+        *("--dataset", rows, "--limit", "6", "--teacher", url, "--teacher_model", model, "--student", student_folder),
+        *("--template", "vicuna", "--max_tokens", "24", "--journal", str(tmp_path / "j"), "--output_dir", str(tmp_path / "out")),
+    )
+    assert run.returncode == 3, run.stderr
+    assert (
+        "No row was kept, so nothing is pushed. Top reasons: teacher_failed (6)" in run.stderr and "Traceback" not in run.stderr
+    )
+    candidates = load_dataset(str(tmp_path / "out"), "candidates", split="train")
+    codes = {candidate["error"] for row in candidates for candidate in row["candidates"][1:]}
+    assert codes <= {"unparsable", "truncated", "empty", "too_long"} and None not in codes
+    assert [row["candidates"][0]["output"] for row in candidates] == [row["output"] for row in ROWS[:6]]
+
+
+def test_the_demo(tmp_path: Path) -> None:
+    run = call("demo.py", "--output_dir", str(tmp_path))
+    assert run.returncode == 0, run.stderr
+    assert "honest toy" in run.stdout and run.stdout.count("demo-") >= 40 and "both_chosen" in run.stdout
+    assert len(load_dataset(str(tmp_path / "dataset"), split="train")) > 0
+    assert {"README.md", "report.json"} <= {path.name for path in (tmp_path / "dataset").iterdir()}
+    assert (tmp_path / "fine-tuned" / "model.safetensors").is_file()
+
+
+def test_train_sft(here, student_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """A real, tiny training run: loss on the completion only, score columns dropped, the model saved."""
+    seen = {}
+
+    import trl
+
+    class Watched(trl.SFTTrainer):
+        def train(self, *args, **options):  # type: ignore[no-untyped-def]
+            seen.update(next(iter(self.get_train_dataloader())), columns=self.train_dataset.column_names, args=self.args)
+            return super().train(*args, **options)
+
+    monkeypatch.setattr(trl, "SFTTrainer", Watched)
+    flat = [{**row, "input": "", "ifd": 0.5, "r_ifd": 0.4, "id": str(n)} for n, row in enumerate(ROWS[:8])]
+    Dataset.from_list(flat).to_parquet(tmp_path / "flat.parquet")
+    arguments = [
+        *(
+            "--dataset",
+            str(tmp_path / "flat.parquet"),
+            "--model_name_or_path",
+            student_folder,
+            "--output_dir",
+            str(tmp_path / "sft"),
+        ),
+        *("--global_batch_size", "8", "--per_device_train_batch_size", "2", "--num_train_epochs", "1", "--report_to", "none"),
+        *("--use_cpu", "--bf16", "false", "--save_strategy", "no"),
+    ]
+    code, out, err = here("train_sft.py", *arguments)
+    assert code == 0 and "Saved to" in out, err
+    assert (tmp_path / "sft" / "model.safetensors").is_file()
+    settings = seen["args"]
+    assert (settings.learning_rate, settings.weight_decay, settings.warmup_steps) == (2e-5, 0.0, 0.03)
+    assert settings.gradient_accumulation_steps == 4 and settings.max_length == 2048 and settings.completion_only_loss
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(student_folder)
+    for ids, labels in zip(seen["input_ids"], seen["labels"], strict=True):
+        trained = tokenizer.decode([token for token in labels.tolist() if token != -100])
+        assert "far away" in trained and "ASSISTANT" not in trained and "USER" in tokenizer.decode(ids)
+    assert "global batch" in complaint(here("train_sft.py", *arguments, "--global_batch_size", "7"))
+    assert "No dataset" in complaint(here("train_sft.py", *arguments[2:]))
