@@ -383,7 +383,7 @@ def test_forked_workers_give_the_same_numbers(tmp_path: Path) -> None:
         "forked = rows.map(student.score, batched=True, num_proc=2)['nll_y_given_x'][:]\n"
         "print(max(abs(one - other) for one, other in zip(alone, forked)) < 1e-5)"
     )
-    assert run_python(code, OMP_WAIT_POLICY="passive") == "True"
+    assert run_python(code, OMP_NUM_THREADS="2", OMP_WAIT_POLICY="passive") == "True"
 
 
 def test_threads_share_one_load(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ def fork_safe(function: Callable[[], T]) -> T:
     GNU OpenMP's threads do not survive a fork: the thread that forked waits for them for ever in its next parallel region, so
     that a worker hangs if torch has computed anything before `map`. A new thread starts threads of its own.
     """
-    if True:
+    if os.getpid() == _imported_in:
         return function()
     with ThreadPoolExecutor(1) as fresh:
         return fresh.submit(function).result()

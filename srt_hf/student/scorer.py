@@ -48,8 +48,9 @@ class Student:
     trust_remote_code: let the repo's own Python code run.
 
     `count_passes` counts the model passes run so far, after de-duplication. Pickled, a Student is its configuration and its
-    identity, never its weights, so each worker of `map(num_proc=...)` loads its own. The fingerprint of `map` follows the
-    identity: a folder retrained in place is scored anew. Raises ConfigError for an argument that nothing here understands.
+    identity, never its weights, so each worker of `map(num_proc=...)` loads its own. That pays with one GPU a worker; on a
+    CPU one process uses all cores already. The fingerprint of `map` follows the identity: a folder retrained in place is
+    scored anew. Raises ConfigError for an argument that nothing here understands.
     """
 
     def __init__(
