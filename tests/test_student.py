@@ -485,7 +485,7 @@ def test_construction_is_cheap_and_checks_its_arguments() -> None:
 
 def test_a_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(StudentError, match=r"The student no/such-model cannot be found"):
+    with pytest.raises(StudentError, match=r"The model no/such-model cannot be found"):
         Student("no/such-model").load()
     with pytest.raises(StudentError, match=rf"The student {tmp_path} cannot be loaded"):
         Student(str(tmp_path)).load()

@@ -54,6 +54,7 @@ _FULL_STOPS = (*'.!?…")”*', "```")
 _PAUSE = re.compile(r"\n[ \t\r]*(?:\n|\Z)|\Z")
 _FENCE = re.compile(r"^[ \t]{0,3}(?P<ticks>`{3,})(?P<language>[^`\n]*[^`\s])?[ \t\r]*$", FLAGS)
 _RULE = re.compile(r"\n[ \t]*[-*_]{3,9}\Z")  # between sections that lack their [End]
+_WRAPPINGS = 3  # layers around a text that are taken off; bounded, so that the time stays linear
 _THOUGHT = re.compile(r"(?P<line>^[ \t]*)?<(?P<close>/?)(?:think|thinking|reasoning)>", FLAGS)
 
 
@@ -265,7 +266,9 @@ def _own_text(body: str) -> str:
         body = body[start.end() :].strip()
     if _THOUGHT.match(body):
         body = strip_reasoning(body)
-    return strip_editing_voice(_unwrapped(body))
+    for _ in range(_WRAPPINGS):  # words about the text inside a fence, or a fence inside such words
+        body = strip_editing_voice(_unwrapped(body))
+    return body
 
 
 def _unwrapped(text: str) -> str:

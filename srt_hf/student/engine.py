@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srt_hf.errors import StudentError
-from srt_hf.student.identity import brief
+from srt_hf.identity import brief
 from srt_hf.student.plan import Pass, longest_first
 
 # Padded tokens a forward pass. On a CPU 1,000 to 2,000 are fastest; a GPU wants more.

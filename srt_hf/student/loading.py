@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from srt_hf.errors import ConfigError, StudentError
+from srt_hf.identity import brief
 from srt_hf.student.engine import Engine
-from srt_hf.student.identity import brief
 from srt_hf.student.text import Texts
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

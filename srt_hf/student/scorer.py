@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from srt_hf.errors import ConfigError, DataError
+from srt_hf.identity import model_identity
 from srt_hf.metrics import ifd, r_ifd
 from srt_hf.schema import COUNTS, NLLS, ORIGINAL, SCORE, Score, batch_columns
 from srt_hf.student.forks import fork_safe
-from srt_hf.student.identity import model_identity
 from srt_hf.student.loading import Loaded, load, pick_device, resolve_dtype
 from srt_hf.student.plan import Pair, Plan, make_plan
 from srt_hf.student.text import check_template

@@ -8,8 +8,8 @@ import threading
 from functools import cached_property
 from typing import Any
 
-from srt_hf.errors import ConfigError, RequestFailed
-from srt_hf.models import load_model_and_tokenizer, model_identity
+from srt_hf.errors import ConfigError, RequestFailed, TeacherError
+from srt_hf.identity import brief, model_identity
 from srt_hf.teacher.protocol import Identity, Reply, Request
 
 
@@ -36,8 +36,14 @@ class LocalBackend:
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        model, tokenizer = load_model_and_tokenizer(self.model)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.model)
+            model = AutoModelForCausalLM.from_pretrained(self.model, dtype="auto")
+        # Foreign code of many authors: OSError, ValueError, ImportError, KeyError, a bare Exception of tokenizers and more.
+        except Exception as error:
+            raise TeacherError(f"The teacher {self.model} cannot be loaded: {brief(error)}") from error
         if not tokenizer.chat_template:
             raise ConfigError(f"The teacher {self.model} has no chat template.", "Give an instruction-tuned model.")
         return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

@@ -1,6 +1,6 @@
 """What content stands behind a model name, so that a cached score is never a stale one.
 
-A path is not its content: a student retrained in place must not be answered from the cache of `Dataset.map`.
+A path is not its content: a model retrained in place must not be answered from the cache of `Dataset.map` or the journal.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import xxhash
-from transformers.utils import cached_file
 
 from srt_hf.errors import StudentError
 
@@ -50,11 +49,13 @@ def _file_digest(path: Path) -> bytes:
 
 
 def _commit(model: str, revision: str | None) -> str:
+    from transformers.utils import cached_file
+
     # transformers 5 no longer notes the commit on the config; the folder of the cached file is named by it.
     try:
         config = cached_file(model, "config.json", revision=revision)
     except (OSError, ValueError) as error:
-        raise StudentError(f"The student {model} cannot be found: {brief(error)}") from error
+        raise StudentError(f"The model {model} cannot be found: {brief(error)}") from error
     return Path(config).parent.name
 
 
