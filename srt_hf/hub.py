@@ -1,4 +1,4 @@
-"""The only code that writes to the Hub: a folder that is exactly the repo, and one commit that puts it there (DESIGN §2)."""
+"""The only code that writes to the Hub: a folder that is exactly the repo, and one commit that puts it there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal: every teacher reply on disk before its row is done, so that nothing is paid for twice (DESIGN §5).
+"""The journal: every teacher reply on disk before its row is done, so that nothing is paid for twice.
 
 One SQLite file in WAL mode. Each reply is keyed by the hash of its request (`request_key`), so a changed prompt, model or
 sampling parameter never meets an old answer. Writes are grouped: one thread commits whatever has queued up while the last

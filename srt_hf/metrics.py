@@ -1,4 +1,4 @@
-"""IFD and r-IFD from mean losses (METHOD §1). Pure floats; a missing loss gives a missing score, never a number."""
+"""IFD and r-IFD from mean losses. Pure floats; a missing loss gives a missing score, never a number."""
 
 from __future__ import annotations
 

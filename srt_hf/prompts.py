@@ -1,7 +1,7 @@
 """The teacher's prompts and the student's templates. Pure strings.
 
-The criteria are the paper's (METHOD §2); the wording is this project's own. The student's templates are formats and hold
-byte for byte what the published scorer used (METHOD §3), so that scores can be compared.
+The criteria are the paper's; the wording is this project's own. The student's templates are formats and hold
+byte for byte what the published scorer used, so that scores can be compared.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class Reflector:
     def _answered(self, step: str, values: Triple, reflection: Reflection, spent: list[Reply]) -> Candidate:
         instruction, input, _ = values
         if step == INSTRUCTION:
-            # The new instruction stands alone: what it needs of the input is in it (DESIGN §2).
+            # The new instruction stands alone: what it needs of the input is in it.
             instruction, input = reflection.instruction or "", ""
         pair = {} if reflection.error else {"instruction": instruction, "input": input, "output": reflection.output}
         return _candidate(
@@ -127,7 +127,7 @@ class Reflector:
 class EnvironmentReflector(Reflector):
     """`srt_hf.reflect`: the teacher is whatever the environment names at the moment of use.
 
-    SRT_HF_TEACHER, SRT_HF_TEACHER_MODEL, SRT_HF_TEACHER_KEY and SRT_HF_JOURNAL (DESIGN §3).
+    SRT_HF_TEACHER, SRT_HF_TEACHER_MODEL, SRT_HF_TEACHER_KEY and SRT_HF_JOURNAL.
     """
 
     def __init__(self) -> None:

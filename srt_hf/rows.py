@@ -149,7 +149,7 @@ def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
 def to_prompt_completion(row: Mapping[str, Any], template: str = "vicuna") -> dict[str, Any]:
     """A row as TRL's prompt/completion. `template` is a student template by name, or "chat" for the conversational form.
 
-    Vicuna's completion begins with a space, as FastChat trains it (METHOD §6.11). For `Dataset.map`; for another template
+    Vicuna's completion begins with a space, as FastChat trains it. For `Dataset.map`; for another template
     give `fn_kwargs={"template": ...}`.
 
     >>> to_prompt_completion({"instruction": "Add.", "input": "", "output": "3"}, template="none")

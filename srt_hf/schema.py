@@ -96,7 +96,7 @@ COLUMNS: dict[str, pa.DataType] = {
 
 REPO_TAG = "srt-hf"  # on the card of every repo of this tool; an existing repo without it is not written to
 DECISION = ("choice", "origin", "kept", "reason")
-# The stages' tables on the Hub (DESIGN §2).
+# The stages' tables on the Hub.
 CANDIDATES_COLUMNS = ("id", *TRIPLE, "candidates")
 SCORES_COLUMNS = ("id", "scores", "scored_by", *DECISION)
 FLAT_COLUMNS = (
@@ -113,7 +113,7 @@ FLAT_COLUMNS = (
 
 
 class Candidate(TypedDict):
-    """One version of a row's pair; field meanings in DESIGN §2 and `ERRORS`."""
+    """One version of a row's pair; `origin` as in `ORIGINS`, `error` None or as in `ERRORS`."""
 
     origin: str
     instruction: str | None

@@ -1,4 +1,4 @@
-"""The student's decision: scores in, choice and reason out (METHOD §1, DESIGN §7). Pure; needs no model and no network.
+"""The student's decision: scores in, choice and reason out. Pure; needs no model and no network.
 
 Stage 1 puts the rewritten instructions against the original, stage 2 the rewritten responses against the winner. Reads only
 `origin` and the pair of a candidate and only the numbers of a score, so rows made by hand work too.
@@ -181,7 +181,7 @@ def _parallel(row: Mapping[str, Any]) -> tuple[Sequence[Any], Sequence[Any]]:
 
 
 def _number(score: Mapping[str, Any], name: str) -> float | None:
-    """A score's number, or None where there is none: a NaN is not "not improved", it is no measurement (METHOD §6.12)."""
+    """A score's number, or None where there is none: a NaN is not "not improved", it is no measurement."""
     value = score.get(name)
     return value if value is not None and math.isfinite(value) else None
 

@@ -1,4 +1,4 @@
-"""The published way to score a pair, written plainly and independently of `srt_hf.student` (METHOD §1, §3).
+"""The published way to score a pair, written plainly and independently of `srt_hf.student`.
 
 One text at a time, `tokenizer.encode`, all logits, CrossEntropy over the labels. Slow, and easy to check by eye: the guard of the
 engine where the oracle's numbers are not at hand. Not taken over are the published code's faults: the target is found by token

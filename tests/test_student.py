@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, load_dataset, load_from_disk
 from datasets.fingerprint import Hasher
 from reference_scorer import reference_nlls
 from tiny_models import ARCHITECTURES, CHAT_TEMPLATE, POSITIONS, make, make_gpt2, make_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from srt_hf.errors import ConfigError, DataError, StudentError
-from srt_hf.schema import COUNTS, NLLS, SCORE, SCORED_BY
+from srt_hf.schema import COUNTS, NLLS, SCORE, SCORED_BY, features
 from srt_hf.student import Student, as_score
 from srt_hf.student import loading as student_loading
 
@@ -164,7 +164,7 @@ def test_none_in_a_pair_is_empty(llama: str) -> None:
     assert student.nlls([(INSTRUCTION, None, OUTPUT)]) == student.nlls([(INSTRUCTION, "", OUTPUT)])
 
 
-# Faults of the published code (METHOD §6)
+# Faults of the published code
 
 
 def test_fault_01_a_failure_is_never_a_number(llama: str) -> None:
@@ -384,6 +384,21 @@ def test_forked_workers_give_the_same_numbers(tmp_path: Path) -> None:
         "print(max(abs(one - other) for one, other in zip(alone, forked)) < 1e-5)"
     )
     assert run_python(code, OMP_NUM_THREADS="2", OMP_WAIT_POLICY="passive") == "True"
+
+
+@pytest.mark.parametrize("num_proc", [None, 2])
+def test_a_bare_map_survives_a_first_error_after_the_first_write(llama: str, tmp_path: Path, num_proc: int | None) -> None:
+    """2,500 rows with every number and no code, then 500 with no number and a code; and the other way round."""
+    good = candidates(PAIRS[0], origin="response")
+    bad = [{**good[0], "error": "refused", "output": None}]
+    rows = Dataset.from_dict({"candidates": [good] * 2500 + [bad] * 500})
+    scored = rows.map(Student(llama).score_candidates, batched=True, num_proc=num_proc)
+    assert [row[0]["missing"] for row in scored["scores"]] == [None] * 2500 + ["candidate_error"] * 500
+    assert scored.features["scores"].feature == features(["scores"])["scores"].feature
+    scored.to_parquet(tmp_path / "scored.parquet")
+    assert load_dataset("parquet", data_files=str(tmp_path / "scored.parquet"), split="train")["scores"][0] == scored["scores"][0]
+    backwards = rows.select(range(2999, -1, -1)).map(Student(llama).score_candidates, batched=True, num_proc=num_proc)
+    assert backwards["scores"][:] == scored["scores"][::-1]
 
 
 def test_threads_share_one_load(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:

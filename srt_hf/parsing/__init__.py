@@ -7,9 +7,9 @@ The requested form is an analysis, then `[New Instruction] … [End] [New Answer
   section has no such tag, its label counts (`New Answer:`, `### New Answer`), else its tag in mid-line if an [End] closes it.
 - **A section ends** at the first [End] alone on its line, else at the last [End] that ends a line and stands after a full
   stop or before a tag, a blank line or nothing. An [End] inside a closed code fence is code; the bare word "End" is text
-  (METHOD §6, fault 3). Without an [End] the section runs to the next tag or to the end of the reply.
+  (a fault of the published code). Without an [End] the section runs to the next tag or to the end of the reply.
 - **A result** is an instruction and its neighbour, the answer, never parts of two drafts. Tags repeat, as an echo in the
-  analysis or in a loop: the last complete result wins. A pair is whole or it is an error (METHOD §6, fault 4).
+  analysis or in a loop: the last complete result wins. A pair is whole or it is an error (the published code mixes them).
 - **A tag left inside a section** means that the tags cannot be told apart. That is `unparsable`, not a guess.
 
 In the patterns everything that a teacher can repeat is bounded or disjoint from what follows, so no reply can stall a run.

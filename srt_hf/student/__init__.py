@@ -1,4 +1,4 @@
-"""The student: what a model's own losses say about a pair (METHOD §1, DESIGN §6).
+"""The student: what a model's own losses say about a pair.
 
 identity  what content stands behind a model name: the Hub commit, or a digest of a folder
 text      how a student reads a pair: template, start token, tokenisation

@@ -74,7 +74,7 @@ def _side_passes(side: _Side, pairs: Sequence[Pair], texts: Texts, max_length: i
     targets = [_target(side, pair) for pair in pairs]
     prompts = texts.prompts([_turn(side, pair) for pair in pairs])
     # The boundary is the length of the separately encoded prompt, not a search for the target's text: that one
-    # misses where an instruction recurs in its input (METHOD fault 6).
+    # misses where an instruction recurs in its input (as the published code's does).
     prefixes = texts.encode(prompts)
     joined = texts.encode([prompt + target for prompt, target in zip(prompts, targets, strict=True)])
     alone = texts.encode(targets)

@@ -2,7 +2,7 @@
 
 The published code calls `tokenizer.encode`, which adds what the tokenizer's post-processor adds: BOS for Llama, nothing for
 GPT-2 and Qwen, an EOS at the end for some. Then the first target token is scored only where a prompt stands before it
-(METHOD fault 11). Here every tokenizer encodes bare text and the start token is put before it by hand: BOS, or EOS where there
+(as in the published code). Here every tokenizer encodes bare text and the start token is put before it by hand: BOS, or EOS where there
 is none. On a Llama-like tokenizer that is the same ids.
 """
 

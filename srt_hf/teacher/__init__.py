@@ -1,4 +1,4 @@
-"""The teacher: one client for every kind of target, paced, retried and journaled (DESIGN §5).
+"""The teacher: one client for every kind of target, paced, retried and journaled.
 
 A failure of the *request* is `RequestFailed` with its code. A failure of the *teacher* (an outage, a wrong key) is another
 `TeacherError` and stops the run; every reply received so far is in the journal.
