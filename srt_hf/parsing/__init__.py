@@ -1,7 +1,7 @@
 r"""A teacher's reply -> a reflection or an error code. Pure, never raises, time linear in the length of the reply.
 
 The requested form is an analysis, then `[New Instruction] … [End] [New Answer] … [End]` or `[Better Answer] … [End]`
-(METHOD §2). Real replies bend it. This is how one is read:
+(the published grammar). Real replies bend it. This is how one is read:
 
 - **A section starts** at its tag at the start of a line or right behind an [End], with or without markdown around it. If a
   section has no such tag, its label counts (`New Answer:`, `### New Answer`), else its tag in mid-line if an [End] closes it.

@@ -124,7 +124,9 @@ _TRAIL_REACH = 600  # characters at the end of a text in which its last words ab
 
 
 def strip_editing_voice(text: str) -> str:
-    """`text` without words at its edges that present it as new, better or revised (4 % of the outputs published for the paper's model have them).
+    """`text` without words at its edges that present it as new, better or revised.
+
+    4 % of the published outputs of the paper's model begin or end with such words.
 
     >>> strip_editing_voice("Here is the improved answer:\\nParis.\\n\\nThis revised answer addresses the question.")
     'Paris.'

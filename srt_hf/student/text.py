@@ -2,8 +2,8 @@
 
 The published code calls `tokenizer.encode`, which adds what the tokenizer's post-processor adds: BOS for Llama, nothing for
 GPT-2 and Qwen, an EOS at the end for some. Then the first target token is scored only where a prompt stands before it
-(as in the published code). Here every tokenizer encodes bare text and the start token is put before it by hand: BOS, or EOS where there
-is none. On a Llama-like tokenizer that is the same ids.
+(a fault of the published code). Here every tokenizer encodes bare text and the start token is put before it by hand: BOS, or
+EOS where there is none. On a Llama-like tokenizer that is the same ids.
 """
 
 from __future__ import annotations
