@@ -96,6 +96,7 @@ COLUMNS: dict[str, pa.DataType] = {
 
 REPO_TAG = "srt-hf"  # on the card of every repo of this tool; an existing repo without it is not written to
 DECISION = ("choice", "origin", "kept", "reason")
+STAGE_COLUMNS = ("candidates", "scores", "scored_by", *DECISION)  # what the method adds to a row, besides `id`
 # The stages' tables on the Hub.
 CANDIDATES_COLUMNS = ("id", *TRIPLE, "candidates")
 SCORES_COLUMNS = ("id", "scores", "scored_by", *DECISION)

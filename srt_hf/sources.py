@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from srt_hf.errors import DataError
 from srt_hf.rows import CHAT_LAYOUTS, check_columns, single_turn, triple, with_ids
-from srt_hf.schema import TRIPLE
+from srt_hf.schema import STAGE_COLUMNS, TRIPLE
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -64,12 +64,14 @@ def _load(source: str, name: str | None, split: str, revision: str | None) -> Da
 
 
 def prepare(dataset: Dataset, *, columns: dict[str, str] | None = None, id_column: str | None = None) -> Dataset:
-    """The dataset with text columns instruction, input, output and an `id`; its other columns stay.
+    """The dataset with text columns instruction, input, output and an `id`; its other columns stay, but for what an earlier run
+    of the method added, which would be taken for this run's.
 
     `columns` maps a name of the triple to the dataset's own name for it. A dataset without `input` gets an empty one; rows of
     `messages` or `conversations` with more than one turn are left out with a warning that counts them.
     Raises DataError for missing columns, no rows, or cells that are no text.
     """
+    dataset = dataset.remove_columns([name for name in dataset.column_names if name in STAGE_COLUMNS])
     dataset = _rename(dataset, columns or {})
     check_columns(dataset)
     if not {"instruction", "output"} <= set(dataset.column_names):

@@ -26,7 +26,7 @@ LAYERS = [
     {"teacher", "student", "selection", "rows"},
     {"reflection", "report", "sources"},
     {"card", "hub"},
-    {"pipeline", "cli"},
+    {"pipeline", "evaluation", "cli"},
 ]
 
 

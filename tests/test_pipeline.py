@@ -107,6 +107,21 @@ def test_empty_cells_go_through(tgi: LocalTGI, student: Student) -> None:
     assert result.report.missing["empty_instruction"] == 2 and result.report.rows == 4
 
 
+@pytest.mark.parametrize("layout", ["messages", "conversations", "no input"])
+def test_other_layouts_work_as_they_are(teacher: Teacher, student: Student, layout: str) -> None:
+    chats = {
+        "messages": [[{"role": "user", "content": "Write."}, {"role": "assistant", "content": "The river is far."}]],
+        "conversations": [[{"from": "human", "value": "Write."}, {"from": "gpt", "value": "The river is far."}]],
+    }
+    data = Dataset.from_dict(
+        {layout: chats[layout]} if layout in chats else {"instruction": ["Write."], "output": ["The river is far."]}
+    )
+    result = recycle(data, teacher=teacher, student=student, selector=Selector(keep="all"))
+    original = result.rows[0]["candidates"][0]
+    assert (original["instruction"], original["input"], original["output"]) == ("Write.", "", "The river is far.")
+    assert result.dataset["original_instruction"][:] == ["Write."] and result.report.kept == 1
+
+
 def test_the_report_counts_what_happened(recycled: Recycled) -> None:
     report = recycled.report
     assert sum(report.reasons.values()) == report.rows == 30

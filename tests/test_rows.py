@@ -170,5 +170,12 @@ def test_prepare_leaves_multi_turn_rows_out_and_says_so() -> None:
         prepare(chats.select([1]))
 
 
+def test_prepare_drops_what_an_earlier_run_added() -> None:
+    again = Dataset.from_dict(
+        {"instruction": ["a"], "output": ["b"], "ifd": [0.5], "scores": [[]], "choice": [1], "kept": [True]}
+    )
+    assert prepare(again).column_names == ["instruction", "output", "ifd", "input", "id"]
+
+
 def test_public_names() -> None:
     assert set(dir(srt_hf)) >= {"reflect", "Teacher", "Reflector", "Student", "select", "Selector", "top", "flatten", "recycle"}

@@ -298,6 +298,53 @@ def test_pickling_takes_configuration_and_who_answers(teacher: Teacher, tgi: Loc
     assert pickle.dumps(teacher) != before
 
 
+@pytest.mark.parametrize("target", ["localhost:8080", "127.0.0.1:8080/v1", "gpt2", "ftp://host", "org/name/extra"])
+def test_a_target_of_no_known_form(target: str) -> None:
+    with pytest.raises(ConfigError, match=r"is no teacher.*http://HOST:PORT"):
+        Teacher(target)
+
+
+def test_no_secret_in_the_address() -> None:
+    with pytest.raises(ConfigError, match="SRT_HF_TEACHER_KEY") as caught:
+        Teacher("http://someone:sesame@localhost:8080")
+    assert "sesame" not in str(caught.value)
+
+
+def test_the_tgi_like_server_follows_the_published_interface(shared: Path) -> None:
+    published = json.loads((shared / "tgi" / "openapi.json").read_text())
+    schemas = published["components"]["schemas"]
+
+    def check(value: dict, name: str) -> None:
+        assert set(schemas[name]["required"]) <= set(value), name
+        assert set(value) <= set(schemas[name]["properties"]) | {"object"}, name
+
+    with LocalTGI(slots=1, delay=0.2, max_total_tokens=3000) as tgi:
+        check(httpx.get(f"{tgi.url}/info").json(), "Info")
+        chat = {"messages": ASK, "max_tokens": 10}
+        good = httpx.post(f"{tgi.url}/v1/chat/completions", json=chat)
+        check(good.json(), "ChatCompletion")
+        check(good.json()["choices"][0], "ChatCompletionComplete")
+        check(good.json()["usage"], "Usage")
+        answers = [
+            httpx.post(f"{tgi.url}/v1/chat/completions", json={**chat, **bad}) for bad in ({"max_tokens": 9999}, {"top_p": 1.0})
+        ]
+        documented = published["paths"]["/v1/chat/completions"]["post"]["responses"]
+        for answer in answers:
+            assert answer.status_code == 422 and "422" in documented
+            check(answer.json(), "ErrorResponse")
+
+        async def two_at_once() -> list[int]:
+            async with httpx.AsyncClient() as client:
+                both = await asyncio.gather(*(client.post(f"{tgi.url}/v1/chat/completions", json=chat) for _ in range(2)))
+            return sorted(response.status_code for response in both)
+
+        assert asyncio.run(two_at_once()) == [200, 429] and "429" in documented
+    # And what we send is what it documents.
+    with LocalTGI() as tgi:
+        ask(Teacher(tgi.url, journal=False, seed=1, temperature=0.5, top_p=0.9))
+        assert set(tgi.chats[0]) <= set(schemas["ChatRequest"]["properties"])
+
+
 def test_no_target() -> None:
     with pytest.raises(ConfigError, match="SRT_HF_TEACHER"):
         Teacher("")

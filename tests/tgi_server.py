@@ -60,6 +60,9 @@ class LocalTGI:
             "max_total_tokens": max_total_tokens,
             "max_input_tokens": max_total_tokens - 1,
             "max_client_batch_size": 4,
+            "max_best_of": 2,
+            "max_stop_sequences": 4,
+            "validation_workers": 2,
             "router": "text-generation-router",
             "version": "3.3.5",
         }

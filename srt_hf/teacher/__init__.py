@@ -7,6 +7,7 @@ A failure of the *request* is `RequestFailed` with its code. A failure of the *t
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 import warnings
@@ -14,6 +15,7 @@ import weakref
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from srt_hf.errors import ConfigError, RequestFailed, TeacherUnreachable
 from srt_hf.journal import Journal, default_path, request_key
@@ -213,6 +215,12 @@ def _backend(target: str, *, model: str | None, key: str | None, provider: str, 
     from srt_hf.teacher.http import HttpBackend
 
     url = target if target.startswith(("http://", "https://")) else None
+    if url and urlsplit(url).username is not None:
+        raise ConfigError("The teacher's address holds a user name or password.", "Give the key apart (SRT_HF_TEACHER_KEY).")
+    if url is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", target):
+        raise ConfigError(
+            f"{target!r} is no teacher.", "Give http://HOST:PORT, a Hub model id ORG/NAME, local:MODEL or replay:FILE-OR-REPO."
+        )
     return HttpBackend(url, model=model if url else target, key=key, provider=provider, timeout=timeout)
 
 
