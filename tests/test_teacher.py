@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SECRET
-from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
+from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 from tgi_server import LocalTGI
 
@@ -225,6 +225,7 @@ def _timeout(cause: Exception) -> InferenceTimeoutError:
         (KeyError("choices"), Stumble),
         (TypeError("None"), Stumble),
         (ValueError("Model x is not supported by provider y."), TeacherError),
+        (OfflineModeIsEnabled("offline"), TeacherError),
         (RuntimeError("anything else"), TeacherError),
     ],
 )

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import AsyncInferenceClient, get_token
-from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
+from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 
 from srt_hf.errors import RequestFailed, TeacherAuthError, TeacherError, TeacherUnreachable
@@ -197,6 +197,8 @@ def translate(error: Exception, where: str) -> Exception:
         return Stumble(f"the connection to {where} broke: {type(error).__name__}", "server_error")
     if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) and not _is_provider_complaint(error):
         return Stumble(f"{where} sent a 200 that is no chat completion: {type(error).__name__}", "server_error")
+    if isinstance(error, OfflineModeIsEnabled):
+        return TeacherError(f"HF_HUB_OFFLINE is set, which keeps huggingface_hub's client from {where} too.", "Unset it for this run.")
     return TeacherError(f"The teacher {where} cannot be used: {error}.", "Check the model id, the provider and the login.")
 
 
