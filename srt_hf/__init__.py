@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from srt_hf import evaluation as evaluation
     from srt_hf.errors import SrtError as SrtError
     from srt_hf.pipeline import Recycled as Recycled
     from srt_hf.pipeline import recycle as recycle
@@ -49,12 +50,15 @@ _HOME = {
     "Student": "student",
     "Teacher": "teacher",
 }
-__all__ = sorted(_HOME)
+_MODULES = ("evaluation",)
+__all__ = sorted([*_HOME, *_MODULES])
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return version("srt_hf")
+    if name in _MODULES:
+        return import_module(f"srt_hf.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'srt_hf' has no attribute {name!r}")
     value = getattr(import_module(f"srt_hf.{_HOME[name]}"), name)

@@ -71,6 +71,12 @@ def prepare(dataset: Dataset, *, columns: dict[str, str] | None = None, id_colum
     `messages` or `conversations` with more than one turn are left out with a warning that counts them.
     Raises DataError for missing columns, no rows, or cells that are no text.
     """
+    from datasets import Dataset
+
+    if not isinstance(dataset, Dataset):
+        raise DataError(
+            f"This is a {type(dataset).__name__}, not a Dataset.", "Choose a split; a stream goes through `map` step by step."
+        )
     dataset = dataset.remove_columns([name for name in dataset.column_names if name in STAGE_COLUMNS])
     dataset = _rename(dataset, columns or {})
     check_columns(dataset)

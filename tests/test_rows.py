@@ -170,6 +170,13 @@ def test_prepare_leaves_multi_turn_rows_out_and_says_so() -> None:
         prepare(chats.select([1]))
 
 
+def test_prepare_takes_a_dataset_only() -> None:
+    rows = Dataset.from_list(ROWS)
+    for other in (DatasetDict({"train": rows}), rows.to_iterable_dataset()):
+        with pytest.raises(DataError, match=f"This is a {type(other).__name__}, not a Dataset. Choose a split"):
+            prepare(other)
+
+
 def test_prepare_drops_what_an_earlier_run_added() -> None:
     again = Dataset.from_dict(
         {"instruction": ["a"], "output": ["b"], "ifd": [0.5], "scores": [[]], "choice": [1], "kept": [True]}

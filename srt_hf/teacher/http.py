@@ -198,7 +198,9 @@ def translate(error: Exception, where: str) -> Exception:
     if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) and not _is_provider_complaint(error):
         return Stumble(f"{where} sent a 200 that is no chat completion: {type(error).__name__}", "server_error")
     if isinstance(error, OfflineModeIsEnabled):
-        return TeacherError(f"HF_HUB_OFFLINE is set, which keeps huggingface_hub's client from {where} too.", "Unset it for this run.")
+        return TeacherError(
+            f"HF_HUB_OFFLINE is set, which keeps huggingface_hub's client from {where} too.", "Unset it for this run."
+        )
     return TeacherError(f"The teacher {where} cannot be used: {error}.", "Check the model id, the provider and the login.")
 
 
