@@ -28,6 +28,12 @@ def model_identity(model: str, revision: str | None = None) -> str:
     return _folder_digest(folder) if folder.is_dir() else _commit(model, revision)
 
 
+def shown_name(model: str) -> str:
+    """The model's name for columns, cards and reports: a Hub id, or a folder's own name without the path to it."""
+    folder = Path(model)
+    return folder.resolve().name if folder.is_dir() else model
+
+
 def _folder_digest(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.suffix in _CONTENT and path.is_file())
     digest = xxhash.xxh3_128()

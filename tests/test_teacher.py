@@ -142,10 +142,27 @@ def test_a_request_that_always_fails_gets_a_code_while_others_pass(tmp_path: Pat
         assert good.text and isinstance(bad, RequestFailed) and bad.code == "server_error"
 
 
+@pytest.mark.parametrize(("status", "code"), [(504, "timeout"), (408, "timeout"), (502, "server_error"), (500, "server_error")])
+def test_one_poisoned_request_gets_a_code_though_nothing_else_is_asked(tmp_path: Path, status: int, code: str) -> None:
+    poison = lambda n, body: (status, b"{}") if "poison" in body["messages"][-1]["content"] else None  # noqa: E731
+    with LocalTGI(fault=poison) as tgi:
+        [failure] = ask(Teacher(tgi.url, journal=tmp_path / "j"), "poison")
+        assert isinstance(failure, RequestFailed) and failure.code == code
+        assert tgi.chats[-1]["messages"][0]["content"] == "Say yes."  # the teacher was asked whether it works at all
+
+
 def test_a_request_that_always_times_out_gets_a_code(tmp_path: Path) -> None:
-    with LocalTGI(delay=5) as tgi:
-        [failure] = ask(Teacher(tgi.url, journal=tmp_path / "j", timeout=0.1))
+    with LocalTGI(delay=lambda body: 5.0 if "poison" in body["messages"][-1]["content"] else 0.0) as tgi:
+        [failure] = ask(Teacher(tgi.url, journal=tmp_path / "j", timeout=0.3), "poison")
         assert isinstance(failure, RequestFailed) and failure.code == "timeout"
+
+
+@pytest.mark.parametrize("status", [500, 503, 504, 404, 302])
+def test_a_server_that_answers_nobody_is_an_outage_and_no_rows_failure(tmp_path: Path, status: int) -> None:
+    with LocalTGI(fault=lambda n, body: (status, b"{}")) as tgi:
+        failures = ask(Teacher(tgi.url, journal=tmp_path / "j", outage=0.3), *map(str, range(5)))
+        assert all(isinstance(failure, TeacherError) and not isinstance(failure, RequestFailed) for failure in failures)
+    assert list(Journal(tmp_path / "j").entries()) == []
 
 
 def test_an_outage_stops_the_run_and_is_not_kept(tmp_path: Path) -> None:
@@ -202,9 +219,10 @@ def _timeout(cause: Exception) -> InferenceTimeoutError:
     [
         (_status(429), Weather),
         (_status(503), Weather),
-        (_status(502), Weather),
-        (_status(504), Weather),
-        (_status(408), Weather),
+        (_status(502), Stumble),
+        (_status(504), Stumble),
+        (_status(408), Stumble),
+        (_status(302), TeacherError),
         (_status(400), RequestFailed),
         (_status(413), RequestFailed),
         (_status(422), RequestFailed),
@@ -261,7 +279,7 @@ def test_the_limit_holds_on_several_loops_at_once() -> None:
     limit, seen = AdaptiveLimit(3), []
 
     async def work() -> None:
-        async with limit:
+        async with limit.slot():
             seen.append(limit.in_flight)
             await asyncio.sleep(0.001)
 
@@ -278,15 +296,42 @@ def test_the_limit_holds_on_several_loops_at_once() -> None:
 def test_a_cancelled_waiter_leaves_its_slot() -> None:
     async def go() -> None:
         limit = AdaptiveLimit(1)
-        await limit.__aenter__()
-        waiter = asyncio.create_task(limit.__aenter__())
+        held = limit.slot()
+        await held.__aenter__()
+        waiter = asyncio.create_task(limit.slot().__aenter__())
         await asyncio.sleep(0)
-        await limit.__aexit__(None, None, None)
+        await held.__aexit__(None, None, None)
         waiter.cancel()
         await asyncio.sleep(0.01)
-        await asyncio.wait_for(limit.__aenter__(), 1)
+        await asyncio.wait_for(limit.slot().__aenter__(), 1)
 
     asyncio.run(go())
+
+
+def test_the_slots_of_a_loop_that_was_left_standing_are_free_again() -> None:
+    """As `Dataset.map` leaves it when a row raises: stopped in the middle, with slots held and turns handed out."""
+    limit = AdaptiveLimit(1)
+    left = asyncio.new_event_loop()
+
+    async def hold_and_wait() -> None:
+        await limit.slot().__aenter__()
+        waiters = [asyncio.ensure_future(limit.slot().__aenter__()) for _ in range(3)]
+        await asyncio.sleep(0)
+        limit.give_back(left)  # hands a turn to a waiter that will never run
+        assert len(waiters) == 3
+
+    left.run_until_complete(hold_and_wait())
+    assert limit.in_flight == 1
+
+    async def next_map() -> None:
+        async with limit.slot():
+            pass
+
+    asyncio.run(asyncio.wait_for(next_map(), 2))
+    for task in asyncio.all_tasks(left):
+        task.cancel()
+    left.run_until_complete(asyncio.sleep(0))
+    left.close()
 
 
 def test_pickling_takes_configuration_and_who_answers(teacher: Teacher, tgi: LocalTGI) -> None:
@@ -295,12 +340,26 @@ def test_pickling_takes_configuration_and_who_answers(teacher: Teacher, tgi: Loc
     before = pickle.dumps(teacher)
     tgi.info["model_id"] = "another/teacher"
     assert pickle.dumps(teacher) != before
+    # What was fingerprinted is what requests go by from then on.
+    ask(teacher)
+    assert len(tgi.chats) == 2 and str(teacher.identity()) == "another/teacher@0123abcd"
 
 
-@pytest.mark.parametrize("target", ["localhost:8080", "127.0.0.1:8080/v1", "gpt2", "ftp://host", "org/name/extra"])
+@pytest.mark.parametrize("target", ["localhost:8080", "127.0.0.1:8080/v1", "gpt2", "ftp://host", "org/name/extra", "http://[x"])
 def test_a_target_of_no_known_form(target: str) -> None:
-    with pytest.raises(ConfigError, match=r"is no teacher.*http://HOST:PORT"):
+    with pytest.raises(ConfigError, match=r"is no (teacher|address).*http://HOST:PORT"):
         Teacher(target)
+
+
+def test_a_query_is_never_shown(tmp_path: Path) -> None:
+    with pytest.raises(TeacherUnreachable) as caught:
+        Teacher("http://127.0.0.1:9/v1?api_key=sesame", journal=False).identity()
+    assert "sesame" not in str(caught.value) and "http://127.0.0.1:9/v1" in str(caught.value)
+
+
+def test_a_hub_model_is_looked_up_before_anything_is_asked() -> None:
+    with pytest.raises(TeacherUnreachable, match="The Hub cannot be asked for org/model"):
+        Teacher("org/model", journal=False).identity()
 
 
 def test_no_secret_in_the_address() -> None:
@@ -384,9 +443,12 @@ def test_replay_from_jsonl(tmp_path: Path) -> None:
 
 def test_replay_follows_the_files_content(tmp_path: Path) -> None:
     target = write_lines(tmp_path / "r.jsonl", {"id": "a", "step": "both", "reply": "one"})
-    before = pickle.dumps(Teacher(target))
+    teacher = Teacher(target)
+    before = pickle.dumps(teacher)
+    assert ask(teacher, id="a", step="both")[0].text == "one"
     write_lines(tmp_path / "r.jsonl", {"id": "a", "step": "both", "reply": "two"})
-    assert pickle.dumps(Teacher(target)) != before
+    assert pickle.dumps(teacher) != before
+    assert ask(teacher, id="a", step="both")[0].text == "two"
 
 
 def test_replay_from_a_journal(teacher: Teacher, tmp_path: Path) -> None:

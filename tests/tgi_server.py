@@ -23,6 +23,8 @@ _SECTION = re.compile(r"### (Instruction|Input|Answer)\n(.*?)(?=\n\n### |\n\nWor
 def reflect(body: dict[str, Any]) -> Answer:
     """A reflection that depends on the request alone: sometimes a better text, sometimes a worse one."""
     shown = dict(_SECTION.findall(body["messages"][-1]["content"]))
+    if not shown:  # some other question
+        return "Yes.", "stop"
     instruction, output = shown["Instruction"], shown["Answer"]
     given = "" if shown["Input"].startswith(("(none)", "The instruction above")) else " " + shown["Input"]
     draw = hashlib.sha256((instruction + output).encode()).digest()[0] % 3
@@ -45,7 +47,7 @@ class LocalTGI:
         answer: Callable[[dict[str, Any]], Answer] = reflect,
         *,
         slots: int = 128,
-        delay: float = 0.0,
+        delay: float | Callable[[dict[str, Any]], float] = 0.0,
         max_total_tokens: int = 100_000,
         model_id: str = "local/teacher",
         sha: str | None = "0123abcd",
@@ -144,7 +146,7 @@ class LocalTGI:
         self.busy += 1
         self.peak = max(self.peak, self.busy)
         try:
-            await asyncio.sleep(self.delay)
+            await asyncio.sleep(self.delay(body) if callable(self.delay) else self.delay)
             text, finish_reason = self.answer(body)
         finally:
             self.busy -= 1

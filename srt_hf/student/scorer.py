@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from srt_hf.errors import ConfigError, DataError
-from srt_hf.identity import model_identity
+from srt_hf.identity import model_identity, shown_name
 from srt_hf.metrics import ifd, r_ifd
 from srt_hf.schema import COUNTS, NLLS, ORIGINAL, SCORE, Score, batch_columns
 from srt_hf.student.forks import fork_safe
@@ -123,7 +123,7 @@ class Student:
         """Who scored, the value of the column `scored_by`: names and sizes as resolved, `revision` the identity."""
         loaded = self.load()
         return {
-            "student": self.model,
+            "student": shown_name(self.model),
             "revision": loaded.identity,
             "template": loaded.texts.template,
             "max_length": loaded.max_length,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from srt_hf.errors import ConfigError, RequestFailed, TeacherUnreachable
+from srt_hf.errors import ConfigError, RequestFailed, TeacherError, TeacherUnreachable
 from srt_hf.journal import Journal, default_path, request_key
 from srt_hf.teacher.pacing import AdaptiveLimit, backoff
 from srt_hf.teacher.protocol import Backend, Identity, Messages, Reply, Request, Stumble, Weather
@@ -95,15 +95,18 @@ class Teacher:
         with self._asking:
             if self._identity is None:
                 self._identity = self._backend.identity()
-                self._limit = AdaptiveLimit(self._identity.max_concurrent_requests)
+                self._limit = self._limit or AdaptiveLimit(self._identity.max_concurrent_requests)
             return self._identity
 
     def __getstate__(self) -> dict[str, Any]:
         """Configuration and who answers now: no client, no lock, so that map fingerprints are stable and never stale.
 
-        A fresh look each time: the server may serve another model by now, the replay file may have changed.
+        A fresh look each time, and from then on the one that requests go by: the server may serve another model by now, the
+        replay file may have changed.
         """
-        return {"config": self._config, "identity": asdict(self._backend.identity())}
+        with self._asking:
+            self._identity = None
+        return {"config": self._config, "identity": asdict(self.identity())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state["config"])  # type: ignore[misc]
@@ -117,12 +120,11 @@ class Teacher:
         Raises RequestFailed where this request fails for good, another TeacherError where the teacher does.
         """
         request = Request(messages, max_tokens or self.max_tokens, **self._sampling, id=id, step=step, attempt=attempt)
-        if self._identity is None:
-            await asyncio.to_thread(self.identity)
-        key = self._key(request, draw)
+        identity: Identity = self._identity if self._identity is not None else await asyncio.to_thread(self.identity)
+        key = _key(request, identity, draw)
         pending = self._in_flight.setdefault(asyncio.get_running_loop(), {})
         if self.journal is None:
-            return await self._send(request)
+            return await self._send(request, identity)
         # The same request may be under way for another row of the same text: one is enough.
         while key in pending:
             await asyncio.wait([pending[key]])
@@ -132,7 +134,7 @@ class Teacher:
             return _unpack(record)
         pending[key] = asyncio.get_running_loop().create_future()
         try:
-            record = await self._buy(request)
+            record = await self._buy(request, identity)
             await self.journal.put(key, record, id=id, step=step, attempt=attempt)
         finally:
             pending.pop(key).cancel()
@@ -144,55 +146,50 @@ class Teacher:
         if close is not None:
             await close()
 
-    def _key(self, request: Request, draw: int) -> str:
-        identity = self._identity
-        assert identity is not None
-        content = {name: value for name, value in asdict(request).items() if name not in ("id", "step", "attempt")}
-        return request_key({"model": identity.model, "revision": identity.revision, "draw": draw, **content})
-
-    async def _buy(self, request: Request) -> dict[str, Any]:
+    async def _buy(self, request: Request, identity: Identity) -> dict[str, Any]:
         """The reply, or the final failure, as a journal record. Weather and outages leave none."""
         try:
-            return asdict(await self._send(request))
+            return asdict(await self._send(request, identity))
         except RequestFailed as failure:
             return {"error": failure.code, "message": failure.message}
 
-    async def _send(self, request: Request) -> Reply:
+    async def _send(self, request: Request, identity: Identity) -> Reply:
         """One request through all weather, until a reply, its final failure or an outage."""
-        assert self._limit is not None and self._identity is not None
+        assert self._limit is not None
         began = time.monotonic()
         stumbles = tries = 0
         while True:
-            retry_after = None
-            async with self._limit:
+            async with self._limit.slot():
                 sent_at = time.monotonic()
-                self.counts["requests"] += 1
                 try:
-                    reply = await self._backend.generate(request, self._identity)
-                except RequestFailed as failure:
-                    self._warn_of_rejection(failure)
-                    raise
-                except Weather as weather:
-                    problem: Exception = weather
-                    retry_after = weather.retry_after
-                    if weather.overloaded:
-                        self._limit.overloaded(sent_at)
-                except Stumble as stumble:
-                    problem = stumble
-                    stumbles += 1
-                else:
-                    self._limit.succeeded()
-                    self._last_reply = time.monotonic()
-                    return reply
-            if isinstance(problem, Stumble) and stumbles >= _STUMBLES and await self._works(began):
-                raise RequestFailed(f"{problem.args[0]}, {stumbles} times", problem.code) from problem
+                    return await self._try(request, identity)
+                except (Weather, Stumble) as error:
+                    problem = error
+            if isinstance(problem, Stumble):
+                stumbles += 1
+                if stumbles >= _STUMBLES and await self._works(sent_at, identity):
+                    raise RequestFailed(f"{problem.args[0]}, {stumbles} times", problem.code) from problem
+            elif problem.overloaded:
+                self._limit.overloaded(sent_at)
             if time.monotonic() - max(began, self._last_reply) > self._outage:
                 raise TeacherUnreachable(
                     f"No reply from {self.target} for {self._outage:.0f} s ({problem.args[0]})."
                 ) from problem
             self.counts["retries"] += 1
             tries += 1
-            await asyncio.sleep(backoff(tries, retry_after))
+            await asyncio.sleep(backoff(tries, getattr(problem, "retry_after", None)))
+
+    async def _try(self, request: Request, identity: Identity) -> Reply:
+        assert self._limit is not None
+        self.counts["requests"] += 1
+        try:
+            reply = await self._backend.generate(request, identity)
+        except RequestFailed as failure:
+            self._warn_of_rejection(failure)
+            raise
+        self._limit.succeeded()
+        self._last_reply = time.monotonic()
+        return reply
 
     def _warn_of_rejection(self, failure: RequestFailed) -> None:
         """Show the server's words once: a wrong parameter is rejected in every row."""
@@ -200,9 +197,23 @@ class Teacher:
             self._warned_rejection = True
             warnings.warn(f"{failure} Further rejections are counted, not shown.", stacklevel=2)
 
-    async def _works(self, since: float) -> bool:
-        """Whether others pass, so that what keeps failing is this one request."""
-        return self._last_reply > since or await self._backend.alive()
+    async def _works(self, since: float, identity: Identity) -> bool:
+        """Whether the teacher answers others, so that what keeps failing is this one request and not an outage.
+
+        Where no reply came to anybody in the meantime, one word is asked for.
+        """
+        if self._last_reply > since:
+            return True
+        try:
+            await self._backend.generate(Request([{"role": "user", "content": "Say yes."}], 1, 0.0), identity)
+        except (Weather, Stumble, TeacherError):
+            return False
+        return True
+
+
+def _key(request: Request, identity: Identity, draw: int) -> str:
+    content = {name: value for name, value in asdict(request).items() if name not in ("id", "step", "attempt")}
+    return request_key({"model": identity.model, "revision": identity.revision, "draw": draw, **content})
 
 
 def _backend(target: str, *, model: str | None, key: str | None, provider: str, timeout: float) -> Backend:
@@ -215,7 +226,11 @@ def _backend(target: str, *, model: str | None, key: str | None, provider: str, 
     from srt_hf.teacher.http import HttpBackend
 
     url = target if target.startswith(("http://", "https://")) else None
-    if url and urlsplit(url).username is not None:
+    try:
+        has_login = bool(url) and urlsplit(url).username is not None
+    except ValueError as error:
+        raise ConfigError(f"{target!r} is no address.", "Write it as http://HOST:PORT.") from error
+    if has_login:
         raise ConfigError("The teacher's address holds a user name or password.", "Give the key apart (SRT_HF_TEACHER_KEY).")
     if url is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", target):
         raise ConfigError(

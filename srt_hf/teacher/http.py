@@ -15,7 +15,7 @@ import weakref
 from typing import Any
 from urllib.parse import urlsplit
 
-from huggingface_hub import AsyncInferenceClient, get_token
+from huggingface_hub import AsyncInferenceClient, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 
@@ -79,6 +79,7 @@ class HttpBackend:
     def __init__(self, url: str | None, *, model: str | None, key: str | None, provider: str, timeout: float) -> None:
         self.url = url.rstrip("/") if url else None
         self.model = model
+        self.shown = _without_query(self.url) if self.url else str(model)  # a query may hold a secret
         own = url is None or is_hugging_face(url)
         self.key = key or (get_token() if own else None) or NO_KEY
         if self.url:
@@ -88,15 +89,25 @@ class HttpBackend:
 
     def identity(self) -> Identity:
         if self.url is None:
-            assert self.model is not None
-            return Identity(self.model)
+            return self._find_on_the_hub()
         for pause in _PROBE_PAUSES:
             time.sleep(pause)
             try:
                 return self._ask_who()
             except httpx.TransportError as error:
                 last = error
-        raise TeacherUnreachable(f"No teacher answers at {self.url} ({type(last).__name__}: {last}).") from last
+        raise TeacherUnreachable(f"No teacher answers at {self.shown} ({type(last).__name__}: {last}).") from last
+
+    def _find_on_the_hub(self) -> Identity:
+        """Inference Providers do not report what they serve; whether the Hub knows the model is asked before any request."""
+        assert self.model is not None
+        try:
+            HfApi().model_info(self.model, timeout=_PROBE_TIMEOUT)
+        except httpx.TransportError as error:
+            raise TeacherUnreachable(f"The Hub cannot be asked for {self.model} ({type(error).__name__}).") from error
+        except (HfHubHTTPError, OfflineModeIsEnabled) as error:
+            raise translate(error, self.shown) from error
+        return Identity(self.model)
 
     def _ask_who(self) -> Identity:
         """TGI tells on /info, the others on /v1/models; a server that tells neither is known by its address."""
@@ -113,33 +124,22 @@ class HttpBackend:
         names = [str(entry.get("id")) for entry in listed or [] if isinstance(entry, dict)]
         if len(names) > 1:
             raise TeacherError(
-                f"The server at {self.url} serves {len(names)} models.",
+                f"The server at {self.shown} serves {len(names)} models.",
                 f"Name one with teacher_model: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}.",
             )
-        return Identity(names[0] if names else self.url)
+        return Identity(names[0] if names else self.shown)
 
     def _get(self, path: str) -> Any:
         assert self.url is not None
         root = self.url.removesuffix("/chat/completions").removesuffix("/v1")
-        response = httpx.get(root + path, headers=self._headers(), timeout=_PROBE_TIMEOUT)
+        headers = {} if self.key == NO_KEY else {"Authorization": f"Bearer {self.key}"}
+        response = httpx.get(root + path, headers=headers, timeout=_PROBE_TIMEOUT)
         if response.status_code in (401, 403):
-            raise TeacherAuthError(f"The teacher at {self.url} answered {response.status_code} to this key.")
+            raise TeacherAuthError(f"The teacher at {self.shown} answered {response.status_code} to this key.")
         try:
             return response.json() if response.status_code == 200 else None
         except ValueError:
             return None
-
-    def _headers(self) -> dict[str, str]:
-        return {} if self.key == NO_KEY else {"Authorization": f"Bearer {self.key}"}
-
-    async def alive(self) -> bool:
-        if self.url is None:
-            return True
-        try:
-            await asyncio.to_thread(self._get, "/health")
-        except (httpx.HTTPError, TeacherError):
-            return False
-        return True
 
     async def generate(self, request: Request, identity: Identity) -> Reply:
         client, in_flight = self._clients.take()
@@ -148,7 +148,7 @@ class HttpBackend:
             output = await client.chat_completion(
                 request.messages,
                 # A server needs its own name for the model; where it told none, the client's default goes out.
-                model=self.model or (identity.model if identity.model != self.url else None),
+                model=self.model or (identity.model if identity.model != self.shown else None),
                 max_tokens=request.max_tokens,
                 temperature=request.temperature,
                 top_p=request.top_p,
@@ -157,12 +157,16 @@ class HttpBackend:
             )
             return _reply(output)
         except Exception as error:  # the border: whatever the client raises is sorted here and nowhere else
-            raise translate(error, self.url or str(self.model)) from error
+            raise translate(error, self.shown) from error
         finally:
             in_flight[0] -= 1
 
     async def close(self) -> None:
         await self._clients.close()
+
+
+def _without_query(url: str) -> str:
+    return url.partition("?")[0]
 
 
 def _reply(output: Any) -> Reply:
@@ -217,13 +221,13 @@ def _translate_status(response: Any, where: str) -> Exception:
     status, text = response.status_code, _error_text(response)
     if status in (429, 503):
         return Weather(f"{where} answered {status}", overloaded=True, retry_after=_retry_after(response))
-    if status in (408, 502, 504):
-        return Weather(f"{where} answered {status}", retry_after=_retry_after(response))
+    if status in (408, 504):
+        return Stumble(f"{where} answered {status}", "timeout")
     if status in (400, 413, 422):
         return RequestFailed(f"{where} rejected the request: {text}", "too_long" if _TOO_LONG.search(text) else "rejected")
     if status in (401, 403):
         return TeacherAuthError(f"The teacher {where} answered {status} to this key.")
-    if status in (402, 404, 405):
+    if status < 400 or status in (402, 404, 405):
         return TeacherError(f"The teacher {where} answered {status}: {text}", "Check the address, the model's name and the plan.")
     return Stumble(f"{where} answered {status}: {text}", "server_error")
 

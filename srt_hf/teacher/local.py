@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from srt_hf.errors import ConfigError, RequestFailed, TeacherError
-from srt_hf.identity import brief, model_identity
+from srt_hf.identity import brief, model_identity, shown_name
 from srt_hf.teacher.protocol import Identity, Reply, Request
 
 
@@ -23,10 +23,7 @@ class LocalBackend:
         self._lock = threading.Lock()
 
     def identity(self) -> Identity:
-        return Identity(self.model, model_identity(self.model), max_concurrent_requests=1)
-
-    async def alive(self) -> bool:
-        return True
+        return Identity(shown_name(self.model), model_identity(self.model), max_concurrent_requests=1)
 
     async def generate(self, request: Request, identity: Identity) -> Reply:
         if request.extra_body:
@@ -53,9 +50,7 @@ class LocalBackend:
 
         with self._lock, torch.inference_mode():
             model, tokenizer = self._loaded
-            prompt = tokenizer.apply_chat_template(
-                request.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-            ).to(model.device)
+            prompt = self._prompt(tokenizer, request).to(model.device)
             n_prompt = prompt["input_ids"].shape[1]
             window = getattr(model.config, "max_position_embeddings", None)
             room = request.max_tokens if window is None else min(request.max_tokens, window - n_prompt)
@@ -67,6 +62,17 @@ class LocalBackend:
         ended = bool(ids.numel()) and int(ids[-1]) in _end_ids(model)
         text = tokenizer.decode(ids, skip_special_tokens=True)
         return Reply(text, "stop" if ended else "length", n_prompt, int(ids.numel()))
+
+    def _prompt(self, tokenizer: Any, request: Request) -> Any:
+        import jinja2
+
+        try:
+            return tokenizer.apply_chat_template(
+                request.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+        except jinja2.TemplateError as error:
+            hint = "Some templates take no system turn: give prompts with an empty `system`."
+            raise TeacherError(f"The chat template of {self.model} refuses the request: {error}.", hint) from error
 
 
 def _sampling(request: Request) -> dict[str, Any]:

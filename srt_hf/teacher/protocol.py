@@ -61,9 +61,6 @@ class Backend(Protocol):
     async def generate(self, request: Request, identity: Identity) -> Reply:
         """Answer one request. Raises RequestFailed, Stumble, Weather, or another TeacherError to stop the run."""
 
-    async def alive(self) -> bool:
-        """Whether the teacher answers at all, asked when one request keeps failing."""
-
 
 class Stumble(Exception):
     """This try failed, and another may pass. `code` is the row's error if none does."""

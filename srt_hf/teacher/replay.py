@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,36 +28,40 @@ class ReplayBackend:
 
     def __init__(self, source: str) -> None:
         self.source = source
+        self._revision: str | None = None
+        self._recorded: dict[_Key, _Outcome] = {}
 
     def identity(self) -> Identity:
         path = Path(self.source)
         if path.is_file():
             return Identity(f"replay:{path.name}", hashlib.sha256(path.read_bytes()).hexdigest()[:16])
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
         from huggingface_hub.utils import httpx
 
         try:
             return Identity(f"replay:{self.source}", HfApi().dataset_info(self.source).sha)
-        except (HfHubHTTPError, HFValidationError, httpx.TransportError) as error:
+        except (HfHubHTTPError, HFValidationError, httpx.TransportError, OfflineModeIsEnabled) as error:
             raise ConfigError(
                 f"replay:{self.source} is neither a file nor a dataset repo on the Hub that this login may read.",
                 "Give JSONL with id, step, attempt and reply, a journal, or a repo with a `candidates` config.",
             ) from error
 
     async def generate(self, request: Request, identity: Identity) -> Reply:
-        outcome = self._recorded.get((request.id, request.step, request.attempt))
+        outcome = self._load(identity).get((request.id, request.step, request.attempt))
         if outcome is None:
             raise RequestFailed(f"{self.source} holds no reply for {request.id}, {request.step}.", "not_attempted")
         if isinstance(outcome, RequestFailed):
             raise RequestFailed(outcome.message, outcome.code)
         return outcome
 
-    async def alive(self) -> bool:
-        return True
+    def _load(self, identity: Identity) -> dict[_Key, _Outcome]:
+        """The replies as of `identity`, read anew when the file or the repo has changed."""
+        if self._revision != identity.revision:
+            self._recorded, self._revision = self._read(), identity.revision
+        return self._recorded
 
-    @cached_property
-    def _recorded(self) -> dict[_Key, _Outcome]:
+    def _read(self) -> dict[_Key, _Outcome]:
         path = Path(self.source)
         if not path.is_file():
             entries = _from_candidates(self.source)
