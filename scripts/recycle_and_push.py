@@ -11,6 +11,7 @@ goes on where it was when the same command is given again. Exit codes: 0 done, 1
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from srt_hf import hub
 from srt_hf.cli import parse, run
 from srt_hf.pipeline import MODES, top_reasons
 from srt_hf.prompts import TEMPLATE_NAMES
+from srt_hf.schema import TRIPLE
 from srt_hf.selection import KEEPS, RULES
 
 
@@ -38,7 +40,7 @@ class SourceArguments:
     split: str = option("train", "split")
     revision: str | None = option(None, "branch, tag or commit of a Hub dataset")
     limit: int | None = option(None, "take only the first rows")
-    id_column: str | None = option(None, "column of distinct ids; without one, ids are made from the text")
+    id_column: str | None = option(None, "column of distinct ids [id, if there is one]; with '' they are made from the text")
     instruction_column: str | None = option(None, "the dataset's own name for `instruction`")
     input_column: str | None = option(None, "the dataset's own name for `input`")
     output_column: str | None = option(None, "the dataset's own name for `output`")
@@ -92,6 +94,35 @@ class OutputArguments:
     output_dir: str = option("recycled", "folder that gets what the repo gets: Parquet, card, report")
 
 
+def load_source(source: SourceArguments) -> Any:
+    rows = srt_hf.load_rows(source.dataset, name=source.dataset_config, split=source.split, revision=source.revision)
+    return rows if source.limit is None else rows.select(range(min(source.limit, len(rows))))
+
+
+def make_teacher(teaching: TeacherArguments) -> srt_hf.Teacher:
+    return srt_hf.Teacher(
+        teaching.teacher,
+        model=teaching.teacher_model,
+        key=os.environ.get("SRT_HF_TEACHER_KEY"),
+        **{name: getattr(teaching, name) for name in ("provider", "temperature", "top_p", "seed")},
+        **{name: getattr(teaching, name) for name in ("max_tokens", "timeout", "journal")},
+    )
+
+
+def make_student(scoring: StudentArguments) -> srt_hf.Student:
+    options = ("template", "dtype", "max_length", "trust_remote_code")
+    chosen = {name: getattr(scoring, name) for name in options}
+    return srt_hf.Student(scoring.student, revision=scoring.student_revision, **chosen)
+
+
+def provenance(source: SourceArguments) -> srt_hf.Provenance:
+    command = shlex.join(["python", "scripts/recycle_and_push.py", *sys.argv[1:]])
+    is_file = Path(source.dataset).exists()
+    # A query in an address may hold a secret.
+    command = re.sub(r"(https?://[^\s'?]+)\?[^\s']*", r"\1", command)
+    return srt_hf.Provenance(Path(source.dataset).name if is_file else source.dataset, not is_file, command)
+
+
 def main(
     source: SourceArguments,
     teaching: TeacherArguments,
@@ -99,67 +130,37 @@ def main(
     selection: SelectionArguments,
     output: OutputArguments,
 ) -> int:
-    teacher = srt_hf.Teacher(
-        teaching.teacher,
-        model=teaching.teacher_model,
-        key=os.environ.get("SRT_HF_TEACHER_KEY"),
-        provider=teaching.provider,
-        temperature=teaching.temperature,
-        top_p=teaching.top_p,
-        seed=teaching.seed,
-        max_tokens=teaching.max_tokens,
-        timeout=teaching.timeout,
-        journal=teaching.journal,
-    )
-    student = srt_hf.Student(
-        scoring.student,
-        revision=scoring.student_revision,
-        template=scoring.template,
-        dtype=scoring.dtype,
-        max_length=scoring.max_length,
-        trust_remote_code=scoring.trust_remote_code,
-    )
+    teacher, student = make_teacher(teaching), make_student(scoring)
     selector = srt_hf.Selector(rule=selection.rule, keep=selection.keep)
-    if output.repo:  # a wrong token or somebody else's repo shows before anything is paid for
+    # What is wrong with the target shows before anything is paid for.
+    hub.check_folder(Path(output.output_dir))
+    if output.repo:
         hub.check_target(output.repo, private=output.private, overwrite=output.overwrite)
-    rows = srt_hf.load_rows(source.dataset, name=source.dataset_config, split=source.split, revision=source.revision)
-    if source.limit is not None:
-        rows = rows.select(range(min(source.limit, len(rows))))
     recycled = srt_hf.recycle(
-        rows,
+        load_source(source),
         teacher=teacher,
         student=student,
         mode=selection.mode,
         selector=selector,
         prompts=teaching.prompts,
-        columns={
-            "instruction": source.instruction_column or "",
-            "input": source.input_column or "",
-            "output": source.output_column or "",
-        },
+        columns={name: getattr(source, f"{name}_column") or "" for name in TRIPLE},
         id_column=source.id_column,
     )
-    command = shlex.join(["python", "scripts/recycle_and_push.py", *sys.argv[1:]])
-    is_file = Path(source.dataset).exists()
-    card: dict[str, Any] = {
-        "source": Path(source.dataset).name if is_file else source.dataset,
-        "source_is_hub": not is_file,
-        "command": command,
-    }
-    recycled.save_to_disk(output.output_dir, repo_id=output.repo, **card)
+    made = provenance(source)
+    recycled.save_to_disk(output.output_dir, repo_id=output.repo, provenance=made)
     print(recycled.report.table())
     print(f"\nSaved to {output.output_dir}.")
     if not recycled.report.kept:
         print(f"No row was kept, so nothing is pushed. Top reasons: {top_reasons(recycled.report)}.", file=sys.stderr)
         return 3
-    if output.repo:
-        push = {"private": output.private, "create_pr": output.create_pr, "overwrite": output.overwrite}
-        print(f"Pushed: {recycled.push_to_hub(output.repo, **push, **card)}")
-    else:
+    if not output.repo:
         print("No --repo was given, so nothing was pushed to the Hub.")
+        return 0
+    options = {"private": output.private, "create_pr": output.create_pr, "overwrite": output.overwrite}
+    print(f"Pushed: {recycled.push_to_hub(output.repo, provenance=made, **options)}")
     return 0
 
 
 if __name__ == "__main__":
     arguments = parse(__doc__, SourceArguments, TeacherArguments, StudentArguments, SelectionArguments, OutputArguments)
-    sys.exit(run(lambda: main(*arguments)))
+    sys.exit(run(lambda: main(*arguments), "Every reply so far is in the journal; the same command goes on from there."))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from srt_hf import evaluation as evaluation
+    from srt_hf.card import Provenance as Provenance
     from srt_hf.errors import SrtError as SrtError
     from srt_hf.pipeline import Recycled as Recycled
     from srt_hf.pipeline import recycle as recycle
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from srt_hf.teacher import Teacher as Teacher
 
 _HOME = {
+    "Provenance": "card",
     "SrtError": "errors",
     "Recycled": "pipeline",
     "recycle": "pipeline",

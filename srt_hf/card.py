@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,29 +33,38 @@ _KEEP_WORDS = {
 }
 
 
-@dataclass
-class CardData:
-    """What a dataset card is made of.
+@dataclass(frozen=True)
+class Provenance:
+    """What only the person who made a dataset can say of it; None is unknown and stays unknown.
 
-    Given: title, repo_id, source (a Hub id or a file's name), source_is_hub, command, license, language. From the run: report,
-    examples (flat rows). `other_configs` are configs already on the repo's card that stay.
+    source: a Hub id (`source_is_hub`) or any other name of the rows' origin. command: what was typed to make the dataset.
     """
 
-    title: str
-    repo_id: str
-    source: str
-    report: Report
-    examples: Sequence[Mapping[str, Any]] = ()
+    source: str = "a dataset"
     source_is_hub: bool = False
     command: str | None = None
     license: str | None = None
     language: str | None = None
+
+
+@dataclass
+class CardData:
+    """What a dataset card is made of: given (title, repo_id, provenance), from the run (report, examples: flat rows), and
+    `other_configs`, what is on the repo's card already and stays."""
+
+    title: str
+    repo_id: str
+    report: Report
+    provenance: Provenance = field(default_factory=Provenance)
+    examples: Sequence[Mapping[str, Any]] = ()
     other_configs: list[dict[str, Any]] = field(default_factory=list)
 
 
 def config_names(student: str) -> tuple[str, str, str]:
     """Names of the configs that a run writes: candidates, flat rows, scores."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", student.rstrip("/").rpartition("/")[2])
+    if slug in ("candidates", "default"):
+        slug += "-student"
     return "candidates", slug, f"{slug}-scores"
 
 
@@ -64,23 +72,18 @@ def render(card: CardData) -> str:
     """The card as Markdown with the Hub's YAML header."""
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    report = card.report
-    configs = _configs(card)
+    report, provenance = card.report, card.provenance
     data = DatasetCardData(
         pretty_name=card.title,
-        license=card.license,
-        language=card.language,
-        source_datasets=[card.source] if card.source_is_hub else None,
+        license=provenance.license,
+        language=provenance.language,
+        source_datasets=[provenance.source] if provenance.source_is_hub else None,
         task_categories=["text-generation"],
         size_categories=next((name for limit, name in _SIZES if report.kept < limit), None),
-        configs=configs,
+        configs=_configs(card),
         tags=[REPO_TAG, "instruction-tuning", "synthetic", "selective-reflection-tuning"],
     )
-    with warnings.catch_warnings():
-        # jinja2 is compiled by huggingface_hub; nothing of its making concerns the reader of a card.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        rendered = DatasetCard.from_template(data, template_path=str(template_path("dataset_card.md")), **_values(card))
-    return str(rendered)
+    return str(DatasetCard.from_template(data, template_path=str(template_path("dataset_card.md")), **_values(card)))
 
 
 def template_path(name: str) -> Path:
@@ -92,12 +95,15 @@ def template_path(name: str) -> Path:
 
 def _configs(card: CardData) -> list[dict[str, Any]]:
     candidates, flat, scores = config_names(card.report.student.get("student", "student"))
-    ours = [(candidates, candidates), (flat, flat), (scores, scores)]
-    written = {name for name, _ in ours}
-    others = [config for config in card.other_configs if config.get("config_name") not in written]
-    if not any(config.get("config_name") == "default" for config in others):
-        ours.append(("default", flat))
-    return [_config(name, folder) for name, folder in ours] + others
+    # An empty split cannot be loaded back, so a run that kept nothing has no flat config.
+    ours = [candidates, scores, *([flat] if card.report.kept else [])]
+    others = [config for config in card.other_configs if config.get("config_name") not in ours]
+    default = [_config("default", flat)] if card.report.kept and not _names(others, "default") else []
+    return [_config(name, name) for name in ours] + default + others
+
+
+def _names(configs: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [config for config in configs if config.get("config_name") == name]
 
 
 def _config(name: str, folder: str) -> dict[str, Any]:
@@ -105,14 +111,16 @@ def _config(name: str, folder: str) -> dict[str, Any]:
 
 
 def _values(card: CardData) -> dict[str, Any]:
-    report = card.report
+    report, provenance = card.report, card.provenance
     student = report.student
+    flat = config_names(student.get("student", "student"))[1]
+    is_default = _names(_configs(card), "default") == [_config("default", flat)]
     return {
         "title": inline(card.title),
         "repo_id": card.repo_id,
-        "source": f"[{inline(card.source)}](https://huggingface.co/datasets/{card.source})"
-        if card.source_is_hub
-        else inline(card.source),
+        "source": f"[{inline(provenance.source)}](https://huggingface.co/datasets/{provenance.source})"
+        if provenance.source_is_hub
+        else inline(provenance.source),
         "report": report,
         "reasons": REASONS,
         "teacher": inline(report.teacher.get("name")),
@@ -121,11 +129,13 @@ def _values(card: CardData) -> dict[str, Any]:
         "mode": _MODES[report.mode],
         "rule": _RULE_WORDS[report.rule],
         "keep": _KEEP_WORDS[report.keep],
-        "flat_config": config_names(student.get("student", "student"))[1],
+        "flat_config": flat,
+        "is_default": is_default,
+        "exhaustive": report.mode == "exhaustive",
         "distributions": _distributions(report),
         "examples": [_example(row) for row in card.examples],
-        "command": block(card.command) if card.command else "From Python, with `srt_hf.recycle`.",
-        "license": card.license,
+        "command": block(provenance.command) if provenance.command else "From Python, with `srt_hf.recycle`.",
+        "license": provenance.license,
     }
 
 

@@ -57,8 +57,8 @@ def parse(description: str | None, *groups: type) -> tuple[Any, ...]:
         sys.exit(2)
 
 
-def run(main: Callable[[], int]) -> int:
-    """Run a script's main and return its exit code: an error of ours is one line on stderr, an interrupt says what is safe."""
+def run(main: Callable[[], int], interrupted: str = "") -> int:
+    """Run a script's main and return its exit code: an error of ours is one line on stderr; `interrupted` says what is safe."""
     warnings.showwarning = _show_warning
     # datasets cancels the other rows of an async map that failed; asyncio would print a traceback for each of them.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -68,7 +68,7 @@ def run(main: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted. Every reply received so far is in the journal; the same command goes on from there.", file=sys.stderr)
+        print(f"Interrupted. {interrupted}".strip(), file=sys.stderr)
         # datasets' worker threads may still hold requests open; nothing of theirs is needed any more.
         sys.stdout.flush()
         os._exit(130)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srt_hf.errors import HubError
+from srt_hf.errors import ConfigError, HubError
 from srt_hf.schema import REPO_TAG
 
 if TYPE_CHECKING:
@@ -16,14 +18,33 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _SHARD_BYTES = 500_000_000
-_NOT_CONTENT = {".gitattributes", "README.md"}
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that results can be written to `folder`, and make it. Raises ConfigError: not writable, or other things in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        foreign = any(folder.iterdir()) and not (folder / "report.json").is_file()
+        writable = os.access(folder, os.W_OK)
+    except OSError as error:
+        raise ConfigError(f"The output folder {folder} cannot be made: {error.strerror}.", "Name another.") from error
+    if foreign:
+        raise ConfigError(f"The output folder {folder} holds files that are not a result of this tool.", "Name another.")
+    if not writable:
+        raise ConfigError(f"The output folder {folder} cannot be written to.", "Name another.")
+
+
+def clear_tables(folder: Path) -> None:
+    """Remove the tables of an earlier run, so that the folder will hold exactly this one."""
+    for old in folder.glob("*/train-*-of-*.parquet"):
+        old.unlink()
+        if not any(old.parent.iterdir()):
+            old.parent.rmdir()
 
 
 def write_table(dataset: Dataset, folder: Path) -> None:
-    """Write a dataset as Parquet shards of at most about 500 MB (in Arrow), replacing what the folder held."""
+    """Write a dataset as Parquet shards of at most about 500 MB (in Arrow)."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.parquet"):
-        old.unlink()
     shards = max(1, math.ceil(dataset.data.nbytes / _SHARD_BYTES))
     for n in range(shards):
         shard = dataset.shard(num_shards=shards, index=n, contiguous=True)
@@ -31,10 +52,10 @@ def write_table(dataset: Dataset, folder: Path) -> None:
 
 
 def check_target(repo_id: str, *, private: bool = False, overwrite: bool = False) -> list[dict[str, Any]]:
-    """Make sure that `repo_id` may be written to, before anything is paid for, and return the configs on its card.
+    """Make sure that `repo_id` may be written to, before anything is paid for, and return the configs on its card that stay.
 
-    Raises HubError for a wrong or missing token, a repo that this tool did not make (unless `overwrite`), or `private` asked
-    of a repo that exists and is public.
+    `overwrite` lets none stay. Raises HubError for a wrong or missing token, a repo that this tool did not make (unless
+    `overwrite`), or `private` asked of a repo that exists and is public.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -48,17 +69,28 @@ def check_target(repo_id: str, *, private: bool = False, overwrite: bool = False
             return []
         if private and not info.private:
             raise HubError(f"{repo_id} exists and is public.", "Make it private in its settings, or leave --private out.")
-        content = {file.rfilename for file in info.siblings or []} - _NOT_CONTENT
+        content = {file.rfilename for file in info.siblings or []} - {".gitattributes"}
         card = info.card_data.to_dict() if info.card_data else {}
         if content and REPO_TAG not in (card.get("tags") or []) and not overwrite:
             raise HubError(f"{repo_id} exists and was not made by this tool.", "Name another repo, or pass --overwrite.")
-        return [config for config in card.get("configs") or [] if isinstance(config, dict)]
+        return [] if overwrite else [config for config in card.get("configs") or [] if isinstance(config, dict)]
 
 
-def push_folder(folder: Path, repo_id: str, *, message: str, private: bool = False, create_pr: bool = False) -> str:
-    """Put the folder's files into the dataset repo in one commit; shards of an earlier run in the same configs go with it.
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    message: str,
+    private: bool = False,
+    create_pr: bool = False,
+    overwrite: bool = False,
+    other_students: bool = False,
+) -> str:
+    """Put the folder's files into the dataset repo in one commit; shards of an earlier run in the same configs go with it, and
+    with `overwrite` all other tables too.
 
-    Creates the repo where it does not exist. Returns the commit's or pull request's URL. Raises HubError.
+    Creates the repo where it does not exist. Returns the commit's or pull request's URL. Raises HubError, also where
+    `other_students` selected from other candidates than the folder's: their scores would be parallel to nothing.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -67,7 +99,12 @@ def push_folder(folder: Path, repo_id: str, *, message: str, private: bool = Fal
     names = {path.relative_to(folder).as_posix() for path in files}
     with _hub_errors(repo_id):
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        stale = _stale(api, repo_id, names)
+        if other_students and not _same_candidates(api, repo_id, folder):
+            raise HubError(
+                f"{repo_id} holds the selection of another student from other candidates.",
+                "Push to another repo, or pass --overwrite to replace everything in it.",
+            )
+        stale = _stale(api, repo_id, names, overwrite)
         commit = api.create_commit(
             repo_id,
             [
@@ -81,17 +118,31 @@ def push_folder(folder: Path, repo_id: str, *, message: str, private: bool = Fal
     return commit.pr_url or commit.commit_url
 
 
-def _stale(api: HfApi, repo_id: str, names: set[str]) -> list[str]:
-    """Parquet files on the Hub in the folders that are written now, which the new version does not have."""
+def _same_candidates(api: HfApi, repo_id: str, folder: Path) -> bool:
+    """Whether the repo's candidates are, byte for byte, the folder's."""
+    from huggingface_hub.hf_api import RepoFile
+
+    entries = api.list_repo_tree(repo_id, "candidates", repo_type="dataset")
+    remote = {entry.path: entry.lfs.sha256 for entry in entries if isinstance(entry, RepoFile) and entry.lfs}
+    local = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (folder / "candidates").iterdir()
+    }
+    return remote == local
+
+
+def _stale(api: HfApi, repo_id: str, names: set[str], everything: bool) -> list[str]:
+    """Parquet files on the Hub that the new version does not have: in the folders that are written now, or everywhere."""
     folders = {name.rpartition("/")[0] for name in names if name.endswith(".parquet")}
     present = api.list_repo_files(repo_id, repo_type="dataset")
-    return [name for name in present if name.endswith(".parquet") and name.rpartition("/")[0] in folders and name not in names]
+    tables = [name for name in present if name.endswith(".parquet") and name not in names]
+    return [name for name in tables if everything or name.rpartition("/")[0] in folders]
 
 
 @contextmanager
 def _hub_errors(repo_id: str) -> Iterator[None]:
     """The border where the Hub client's errors become HubError."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
     from huggingface_hub.utils import httpx
 
     login = "Log in with `hf auth login` or set HF_TOKEN to a token with write access."
@@ -108,5 +159,7 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
         if status == 412:
             raise HubError(f"{repo_id} was changed by somebody else at the same moment.", "Push again.") from error
         raise HubError(f"The Hub refused {repo_id}: {error.server_message or error}.") from error
+    except OfflineModeIsEnabled as error:
+        raise HubError("HF_HUB_OFFLINE is set, so nothing can be pushed.", "Unset it for this run.") from error
     except httpx.TransportError as error:
         raise HubError(f"The Hub cannot be reached ({type(error).__name__}).", "Push again later; nothing is lost.") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srt_hf import hub
-from srt_hf.card import CardData, config_names, render
+from srt_hf.card import CardData, Provenance, config_names, render
 from srt_hf.errors import ConfigError, HubError
 from srt_hf.prompts import Prompts
 from srt_hf.reflection import Reflector
@@ -63,27 +63,37 @@ def recycle(
     teacher.identity()
     student.load()
     clock = _Clock()
+    left_out = len(dataset) - len(rows)
     if mode == "exhaustive":
-        with clock("reflect"):
-            rows = rows.map(reflector.reflect, desc="Teacher reflects on instruction, response, both")
-        with clock("score"):
-            rows = _score(rows, student.score_candidates, "Student scores all candidates")
+        rows = _exhaustive(rows, reflector, student, clock)
     else:
-        with clock("reflect instructions"):
-            rows = rows.map(reflector.reflect_instruction, desc="Teacher reflects on instructions")
-        with clock("score instructions"):
-            rows = _score(rows, StagedScorer(student, selector, "instruction"), "Student scores instructions")
-            rows = rows.map(selector.instruction_winner, desc="Student picks instructions")
-        with clock("reflect responses"):
-            rows = rows.map(reflector.reflect_response, desc="Teacher reflects on responses")
-        with clock("score responses"):
-            rows = _score(rows, StagedScorer(student, selector, "response"), "Student scores responses")
+        rows = _selective(rows, reflector, student, selector, clock)
     with clock("select"):
         rows = rows.map(selector, desc="Student selects")
     report = Report(mode, selector.rule, selector.keep, seconds=clock.seconds)
+    report.left_out = {"not one question and one answer": left_out} if left_out else {}
     report.teacher = {"name": str(teacher.identity()), **teacher.counts}
     report.student = {**student.scored_by(), "passes": student.count_passes}
     return Recycled(rows, measure(report, rows))
+
+
+def _exhaustive(rows: Dataset, reflector: Reflector, student: Student, clock: _Clock) -> Dataset:
+    with clock("reflect"):
+        rows = rows.map(reflector.reflect, desc="Teacher reflects on instruction, response, both")
+    with clock("score"):
+        return _score(rows, student.score_candidates, "Student scores all candidates")
+
+
+def _selective(rows: Dataset, reflector: Reflector, student: Student, selector: Selector, clock: _Clock) -> Dataset:
+    with clock("reflect instructions"):
+        rows = rows.map(reflector.reflect_instruction, desc="Teacher reflects on instructions")
+    with clock("score instructions"):
+        rows = _score(rows, StagedScorer(student, selector, "instruction"), "Student scores instructions")
+        rows = rows.map(selector.instruction_winner, desc="Student picks instructions")
+    with clock("reflect responses"):
+        rows = rows.map(reflector.reflect_response, desc="Teacher reflects on responses")
+    with clock("score responses"):
+        return _score(rows, StagedScorer(student, selector, "response"), "Student scores responses")
 
 
 def _score(rows: Dataset, scorer: Callable[..., Any], description: str) -> Dataset:
@@ -177,43 +187,58 @@ class Recycled:
         folder: str | Path,
         *,
         repo_id: str | None = None,
-        source: str = "a dataset",
-        source_is_hub: bool = False,
-        command: str | None = None,
+        provenance: Provenance | None = None,
         other_configs: list[dict[str, Any]] | None = None,
     ) -> None:
         """Write exactly the Hub repo's folder: card, report and one folder of Parquet files a config.
 
-        Without kept rows there is no flat config, since an empty split cannot be loaded back. `source` and `command` go on the
-        card; `other_configs` are configs of other students already on the repo's card.
+        Tables of an earlier run in the folder are replaced. Without kept rows there is no flat config, since an empty split
+        cannot be loaded back. `provenance` goes on the card; `other_configs` are configs already on the repo's card.
+        Raises ConfigError where the folder cannot be written or holds other things.
         """
         folder = Path(folder)
+        hub.check_folder(folder)
+        hub.clear_tables(folder)
+        self.report.save(folder / "report.json")
         candidates, flat, scores = config_names(self.report.student["student"])
         hub.write_table(self.candidates, folder / candidates)
         hub.write_table(self.scores, folder / scores)
         if self.report.kept:
             hub.write_table(self.dataset, folder / flat)
-        self.report.save(folder / "report.json")
         title = (repo_id or str(folder.resolve())).rstrip("/").rpartition("/")[2]
-        card = CardData(title, repo_id or str(folder), source, self.report, self._examples(), source_is_hub, command)
+        card = CardData(title, repo_id or str(folder), self.report, provenance or Provenance(), self._examples())
         card.other_configs = other_configs or []
         (folder / "README.md").write_text(render(card), encoding="utf-8")
 
     def push_to_hub(
-        self, repo_id: str, *, private: bool = False, create_pr: bool = False, overwrite: bool = False, **card: Any
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        create_pr: bool = False,
+        overwrite: bool = False,
+        provenance: Provenance | None = None,
     ) -> str:
-        """Push configs, card and report in one commit and return its URL. `card`: source, source_is_hub, command.
+        """Push configs, card and report in one commit and return its URL.
 
-        Raises HubError: nothing was kept, a wrong token, a repo that this tool did not make (unless `overwrite`), or `private`
-        asked of an existing public repo.
+        Raises HubError: nothing was kept, a wrong token, a repo that this tool did not make or whose other students selected
+        from other candidates (unless `overwrite`, which replaces its tables), or `private` asked of an existing public repo.
         """
         if not self.report.kept:
             raise HubError("No row was kept, so there is nothing to push.", f"Top reasons: {top_reasons(self.report)}.")
         configs = hub.check_target(repo_id, private=private, overwrite=overwrite)
+        ours = {*config_names(self.report.student["student"]), "default"}
         with tempfile.TemporaryDirectory() as folder:
-            self.save_to_disk(folder, repo_id=repo_id, other_configs=configs, **card)
-            message = f"Recycle {self.report.rows:,} rows for {self.report.student['student']}: {self.report.kept:,} kept"
-            return hub.push_folder(Path(folder), repo_id, message=message, private=private, create_pr=create_pr)
+            self.save_to_disk(folder, repo_id=repo_id, provenance=provenance, other_configs=configs)
+            return hub.push_folder(
+                Path(folder),
+                repo_id,
+                message=f"Recycle {self.report.rows:,} rows for {self.report.student['student']}: {self.report.kept:,} kept",
+                private=private,
+                create_pr=create_pr,
+                overwrite=overwrite,
+                other_students=any(config.get("config_name") not in ours for config in configs),
+            )
 
     def _examples(self) -> list[dict[str, Any]]:
         """Three kept rows: the first, the middle and the last, so that nobody picked them."""

@@ -6,10 +6,8 @@ byte for byte what the published scorer used, so that scores can be compared.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +115,6 @@ class Prompts:
         if not isinstance(wording, dict) or not set(wording) <= known or not all(isinstance(v, str) for v in wording.values()):
             raise ConfigError(f"The prompts file {path} is not a mapping of {', '.join(sorted(known))} to text.")
         return cls(**wording)
-
-    @property
-    def digest(self) -> str:
-        """Hash of the whole wording, part of every map fingerprint."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def reflection(self, step: str, instruction: str, input: str, output: str) -> list[dict[str, str]]:
         """Messages that ask for one reflection. `step` is the origin of the candidate that is asked for."""

@@ -22,11 +22,12 @@ _QUANTILES = (5, 25, 50, 75, 95)
 class Report:
     """One run in numbers. Every field is JSON; a number that was not measured is None, never 0.
 
+    left_out: what rows of the source are -> how many of them were not taken in.
     candidates: origin -> error code or "usable" -> rows. reasons: reason -> rows. missing: why scores are missing -> candidates.
     scores: "ifd" and "r_ifd" -> "original" (all rows), "original_of_kept", "chosen" (kept rows) -> mean and percentiles.
     lengths: the same three -> mean and percentiles of the output's length in words.
-    tokens: prompt, completion (what the teacher reported, all tries; None where it reported nothing) and replies.
-    seconds: stage -> wall time.
+    tokens: prompt, completion (what the teacher reported, all tries; None where it reported nothing) and replies
+        (reflections that were answered). seconds: stage -> wall time.
     """
 
     mode: str
@@ -34,6 +35,7 @@ class Report:
     keep: str
     rows: int = 0
     kept: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
     candidates: dict[str, dict[str, int]] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
@@ -60,6 +62,7 @@ class Report:
         share = f" ({100 * self.kept / self.rows:.1f} %)" if self.rows else ""
         lines = [["rows", f"{self.rows:,}"], ["kept", f"{self.kept:,}{share}"]]
         lines += [[f"  {reason}", f"{count:,}"] for reason, count in self.reasons.items()]
+        lines += [[f"left out: {what}", f"{count:,}"] for what, count in self.left_out.items()]
         for origin, outcomes in self.candidates.items():
             lines.append([f"candidates: {origin}", ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())])
         if self.missing:
@@ -70,7 +73,7 @@ class Report:
         before, after = (self.lengths.get(group) for group in ("original_of_kept", "chosen"))
         lines.append(["output words, median of kept", _change(before, after, "{:.0f}")])
         replies, tokens = self.tokens.get("replies") or 0, [self.tokens.get(name) for name in ("prompt", "completion")]
-        lines.append(["teacher replies", f"{replies:,}"])
+        lines.append(["reflections answered", f"{replies:,}"])
         spent = "{:,} in, {:,} out".format(*tokens) if None not in tokens else "not reported"
         lines.append(["teacher tokens", spent])
         counts = ("requests", "from_journal", "retries")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -57,14 +58,19 @@ def check_columns(dataset: Dataset) -> None:
 
 
 def single_turn(row: Mapping[str, Any]) -> Triple | None:
-    """The triple of a chat row with one question and one answer, None for any other.
+    """The triple of a chat row with one question and one answer in text (a null text is empty), None for any other.
 
     A system turn stands before the question, as most chat templates that lack a system role place it.
     """
     for layout, (speaker, text) in CHAT_LAYOUTS.items():
         if layout not in row:
             continue
-        turns = [(_SPEAKERS.get(turn.get(speaker)), turn.get(text) or "") for turn in row[layout] or []]
+        chat = row[layout]
+        if not isinstance(chat, list) or not all(isinstance(turn, Mapping) for turn in chat):
+            return None
+        turns = [(_SPEAKERS.get(str(turn.get(speaker))), "" if turn.get(text) is None else turn.get(text)) for turn in chat]
+        if not all(isinstance(said, str) for _, said in turns):
+            return None  # parts of other kinds than text, such as images
         system = [said for who, said in turns if who == "system"]
         rest = [(who, said) for who, said in turns if who != "system"]
         if [who for who, _ in rest] != ["user", "assistant"] or len(system) > 1:
@@ -101,12 +107,16 @@ def row_id(values: Triple, occurrence: int = 0) -> str:
 
 
 def with_ids(dataset: Dataset, column: str | None = None) -> Dataset:
-    """The dataset with an `id` for every row: the values of `column`, or of an `id` column that is there, else `row_id`.
+    """The dataset with an `id` for every row: the values of `column`, by default of an `id` column that is there, else `row_id`.
 
+    With column "" ids are made from the text in any case; a column `id` that is there becomes `source_id`.
     Raises DataError where the named values are null or not distinct.
     """
-    column = column or ("id" if "id" in dataset.column_names else None)
     if column is None:
+        column = "id" if "id" in dataset.column_names else ""
+    if not column:
+        if "id" in dataset.column_names:
+            dataset = dataset.rename_column("id", "source_id")
         seen: Counter[Triple] = Counter()
         ids: list[str] = []
         for row in dataset:
@@ -120,7 +130,7 @@ def with_ids(dataset: Dataset, column: str | None = None) -> Dataset:
         if len(set(ids)) < len(dataset):
             raise DataError(
                 f"The values of the id column `{column}` are not all distinct and given.",
-                "Name another id column, or rename this one so that ids are made from the text.",
+                "Name another with id_column, or give id_column '' to have ids made from the text.",
             )
     if "id" in dataset.column_names:
         dataset = dataset.remove_columns("id")
@@ -195,5 +205,6 @@ def top(dataset: Dataset, by: str = "ifd", *, k: int | None = None, fraction: fl
         raise DataError(f"There is no column {', '.join(absent)}; the dataset has {', '.join(dataset.column_names)}.")
     count = k if k is not None else max(1, round(len(dataset) * (fraction or 0)))
     values, ids = dataset[by][:], dataset["id"][:]
-    ranked = sorted(range(len(dataset)), key=lambda n: (values[n] is None, -(values[n] or 0.0), ids[n]))
+    missing = [value is None or math.isnan(value) for value in values]
+    ranked = sorted(range(len(dataset)), key=lambda n: (missing[n], 0.0 if missing[n] else -values[n], ids[n]))
     return dataset.select(sorted(ranked[:count]))

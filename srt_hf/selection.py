@@ -53,10 +53,10 @@ REASONS = {
     "original_chosen": "kept: the student prefers the original",
     "original_preferred": "left out: the student prefers the original to what the teacher wrote",
     "response_not_improved": "left out: the new instruction won, but its reflected response did not",
-    "teacher_failed": "left out: the teacher gave no usable candidate for this row",
+    "teacher_failed": "left out: the teacher gave no usable reflection of the response",
     "ifd_not_under_one": "left out: the instruction does not help the student to predict the response (ifd ≥ 1)",
     "r_ifd_not_under_one": "left out: the response does not help the student to guess the instruction (r_ifd ≥ 1)",
-    "not_scored": "left out: the chosen pair lacks a score",
+    "not_scored": "left out: a score that decides is missing",
     "empty_pair": "left out: the chosen pair has no instruction or no output",
     "reviewed": "decided by a person",
 }
@@ -117,11 +117,7 @@ class Selector:
         return self._contest(row, candidates, scores, "instruction", incumbent, challengers)
 
     def _respond(self, row: Mapping[str, Any], candidates: Sequence[Any], scores: Sequence[Any], winner: int) -> int:
-        # With several draws, a response reflection belongs to the pair whose instruction it answers.
-        origin = RESPONSE if candidates[winner]["origin"] == ORIGINAL else BOTH
-        asked = candidates[winner]["instruction"]
-        challengers = [n for n, c in enumerate(candidates) if c["origin"] == origin and c["instruction"] == asked]
-        return self._contest(row, candidates, scores, "response", winner, challengers)
+        return self._contest(row, candidates, scores, "response", winner, _responses(candidates, winner))
 
     def _contest(
         self,
@@ -154,21 +150,35 @@ class Selector:
             return "empty_pair"
         if self.keep == "all":
             return f"{origin}_chosen"
-        challengers = [candidate for candidate in candidates if candidate["origin"] != ORIGINAL]
-        if self.keep == "reflected" and origin == ORIGINAL:
-            return "teacher_failed" if all(c.get("error") for c in challengers) else "original_preferred"
+        if self.keep == "reflected" and origin in (ORIGINAL, INSTRUCTION):
+            return self._why_not_reflected(candidates, scores, choice)
         for name in ("ifd", "r_ifd"):
             value = _number(scores[choice], name)
             if value is None:
                 return "not_scored"
             if value >= 1:
                 return f"{name}_not_under_one"
-        if self.keep == "reflected" and origin == INSTRUCTION:
-            return "response_not_improved"
         return f"{origin}_chosen"
+
+    def _why_not_reflected(self, candidates: Sequence[Any], scores: Sequence[Any], choice: int) -> str:
+        """The reason of a choice whose response is not a reflected one: failed, not scored, or not preferred."""
+        challengers = [n for n in _responses(candidates, choice) if not candidates[n].get("error")]
+        if "response" in self.stages and not challengers:
+            return "teacher_failed"
+        decides = self.deciding_scores("response")
+        if decides and not any(_number(scores[n], name) is not None for n in challengers for name in decides):
+            return "not_scored"
+        return "original_preferred" if candidates[choice]["origin"] == ORIGINAL else "response_not_improved"
 
 
 select = Selector()
+
+
+def _responses(candidates: Sequence[Any], winner: int) -> list[int]:
+    """The reflected responses to the winner's instruction; with several draws, those of the other pairs are no challengers."""
+    origin = RESPONSE if candidates[winner]["origin"] == ORIGINAL else BOTH
+    asked = candidates[winner]["instruction"]
+    return [n for n, c in enumerate(candidates) if c["origin"] == origin and c["instruction"] == asked]
 
 
 def _parallel(row: Mapping[str, Any]) -> tuple[Sequence[Any], Sequence[Any]]:

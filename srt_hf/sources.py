@@ -52,13 +52,15 @@ def _load(source: str, name: str | None, split: str, revision: str | None) -> Da
         if path.suffix not in _FILES:
             raise ValueError(f"the suffix {path.suffix!r} is none of {', '.join(_FILES)}")
         builder, options = _FILES[path.suffix]
-        return load_dataset(builder, data_files=str(path), split="train", **options)
+        return load_dataset(builder, data_files=str(path), split=split, **options)
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         saved = load_from_disk(source)
         if isinstance(saved, DatasetDict):
             if split not in saved:
                 raise ValueError(f"there is no split {split!r}, only {', '.join(saved)}")
             return saved[split]
+        if split not in ("train", str(saved.split)):
+            raise ValueError(f"it is saved without splits, so there is no {split!r}")
         return saved
     return load_dataset(source, name, split=split, revision=revision)
 
@@ -68,22 +70,25 @@ def prepare(dataset: Dataset, *, columns: dict[str, str] | None = None, id_colum
     of the method added, which would be taken for this run's.
 
     `columns` maps a name of the triple to the dataset's own name for it. A dataset without `input` gets an empty one; rows of
-    `messages` or `conversations` with more than one turn are left out with a warning that counts them.
+    `messages` or `conversations` that are not one question and one answer are left out, with a warning that counts them.
     Raises DataError for missing columns, no rows, or cells that are no text.
     """
-    from datasets import Dataset
+    from datasets import Dataset, Value
 
     if not isinstance(dataset, Dataset):
         raise DataError(
             f"This is a {type(dataset).__name__}, not a Dataset.", "Choose a split; a stream goes through `map` step by step."
         )
-    dataset = dataset.remove_columns([name for name in dataset.column_names if name in STAGE_COLUMNS])
     dataset = _rename(dataset, columns or {})
+    dataset = dataset.remove_columns([name for name in dataset.column_names if name in STAGE_COLUMNS])
     check_columns(dataset)
     if not {"instruction", "output"} <= set(dataset.column_names):
         dataset = _from_chat(dataset)
     elif "input" not in dataset.column_names:
         dataset = dataset.add_column("input", [""] * len(dataset))
+    for name in TRIPLE:  # null throughout, or large_string: one type everywhere
+        if dataset.features[name] != Value("string"):
+            dataset = dataset.cast_column(name, Value("string"))
     return with_ids(dataset, id_column)
 
 
@@ -105,7 +110,9 @@ def _from_chat(dataset: Dataset) -> Dataset:
         raise DataError("No row is a single question and answer.", "Selective Reflection-Tuning works on single turns.")
     if left_out:
         layout = next(name for name in CHAT_LAYOUTS if name in dataset.column_names)
-        warnings.warn(f"{left_out} of {len(dataset)} rows left out: their `{layout}` has more than one turn.", stacklevel=3)
+        warnings.warn(
+            f"{left_out} of {len(dataset)} rows left out: their `{layout}` is not one question and one answer.", stacklevel=3
+        )
     return single.map(_triple_columns, desc="Reading chats")
 
 

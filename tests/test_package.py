@@ -34,7 +34,6 @@ def test_import_is_lazy_and_quick() -> None:
     program = (
         "import sys, time; start = time.perf_counter(); import srt_hf; seconds = time.perf_counter() - start\n"
         "heavy = ('torch', 'datasets', 'trl', 'argilla', 'transformers')\n"
-        "heavy = ('torch', 'datasets', 'trl', 'argilla', 'transformers')\n"
         "import json; print(json.dumps([seconds, [name for name in heavy if name in sys.modules]]))"
     )
     best, loaded = min(json.loads(subprocess.check_output([sys.executable, "-c", program])) for _ in range(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tgi_server import LocalTGI
 
 import srt_hf
 from srt_hf import Recycled, Selector, Student, Teacher, recycle
-from srt_hf.card import CardData, block, config_names, inline, render
+from srt_hf.card import CardData, Provenance, block, config_names, inline, render
 from srt_hf.errors import ConfigError, HubError
 from srt_hf.report import Report, measure
 from srt_hf.schema import CANDIDATES_COLUMNS, FLAT_COLUMNS, SCORES_COLUMNS
@@ -30,6 +31,7 @@ ROWS = Dataset.from_list(
         for n, noun in enumerate(NOUNS * 3)
     ]
 )
+MADE = Provenance("rows.jsonl")
 DECISION = ("origin", "kept", "reason")
 
 
@@ -91,6 +93,19 @@ def test_a_failed_instruction_means_the_originals_response(student_folder: str) 
     assert [c["error"] for c in both[1].rows[0]["candidates"]] == [None, "rejected", None, "not_attempted"]
 
 
+def test_rows_that_are_no_single_turn_are_counted(teacher: Teacher, student: Student) -> None:
+    turn = [{"role": "user", "content": "Write."}, {"role": "assistant", "content": "The river is far."}]
+    with pytest.warns(UserWarning, match="1 of 2 rows left out"):
+        result = recycle(Dataset.from_dict({"messages": [turn, turn * 2]}), teacher=teacher, student=student)
+    assert result.report.left_out == {"not one question and one answer": 1} and result.report.rows == 1
+
+
+def test_a_column_that_is_null_throughout_is_text_on_disk(teacher: Teacher, student: Student) -> None:
+    data = Dataset.from_dict({"instruction": ["Write."], "input": [None], "output": ["The river is far."]})
+    result = recycle(data, teacher=teacher, student=student)
+    assert result.candidates.features["input"].dtype == "string"
+
+
 def test_no_decision_is_null(recycled: Recycled) -> None:
     for row in recycled.rows:
         assert all(row[name] is not None for name in ("choice", *DECISION))
@@ -150,7 +165,7 @@ def test_what_was_not_measured_is_no_number() -> None:
 
 
 def test_the_folder_is_the_repo(recycled: Recycled, tmp_path: Path) -> None:
-    recycled.save_to_disk(tmp_path, repo_id="org/made", source="rows.jsonl")
+    recycled.save_to_disk(tmp_path, repo_id="org/made", provenance=MADE)
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     candidates, flat, scores = config_names(recycled.report.student["student"])
     shards = {f"{name}/train-00000-of-00001.parquet" for name in (candidates, flat, scores)}
@@ -159,6 +174,20 @@ def test_the_folder_is_the_repo(recycled: Recycled, tmp_path: Path) -> None:
         assert tuple(load_dataset(str(tmp_path), name, split="train").column_names) == columns
     assert load_dataset(str(tmp_path), split="train").to_list() == recycled.dataset.to_list()
     assert "student" not in (tmp_path / candidates / "train-00000-of-00001.parquet").read_bytes().decode("latin1")
+
+
+def test_the_folder_holds_exactly_the_last_run(recycled: Recycled, tgi: LocalTGI, student: Student, tmp_path: Path) -> None:
+    recycled.save_to_disk(tmp_path / "out")
+    with LocalTGI(lambda body: ("no tags", "stop")) as dumb:
+        nothing = recycle(ROWS, teacher=Teacher(dumb.url, journal=False), student=student)
+    nothing.save_to_disk(tmp_path / "out")
+    assert not (tmp_path / "out" / config_names(recycled.report.student["student"])[1]).exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="not a result of this tool"):
+        recycled.save_to_disk(tmp_path / "mine")
+    with pytest.raises(ConfigError, match="cannot be made"):
+        recycled.save_to_disk(tmp_path / "mine" / "thesis.txt" / "deeper")
 
 
 def test_large_tables_are_sharded(recycled: Recycled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,9 +212,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):  # type: ignore[no-unt
 
 @pushing
 def test_push_and_load_back(hub: LocalHub, recycled: Recycled, tmp_path: Path) -> None:
-    recycled.save_to_disk(tmp_path / "disk", repo_id="tester/made", source="rows.jsonl")
+    recycled.save_to_disk(tmp_path / "disk", repo_id="tester/made", provenance=MADE)
     before = len(hub.repos)
-    url = recycled.push_to_hub("tester/made", source="rows.jsonl")
+    url = recycled.push_to_hub("tester/made", provenance=MADE)
     assert url.startswith(hub.url) and len(hub.repos) == before + 1
     repo = hub.repos["dataset", "tester/made"]
     assert len(repo.commits) == 2  # the Hub's own first one, and ours
@@ -217,7 +246,7 @@ def test_pushing_again_replaces_and_a_pull_request_does_not(hub: LocalHub, recyc
     repo = hub.repos["dataset", "tester/made"]
     flat = config_names(recycled.report.student["student"])[1]
     before = repo.files("main")
-    recycled.push_to_hub("tester/made", create_pr=True, source="elsewhere.jsonl")
+    recycled.push_to_hub("tester/made", create_pr=True, provenance=MADE)
     assert "refs/pr/1" in repo.refs
     assert repo.files("main") == before
     # A shard that an earlier, larger run left in our folders goes with the next push; other files stay.
@@ -230,6 +259,38 @@ def test_pushing_again_replaces_and_a_pull_request_does_not(hub: LocalHub, recyc
 
 
 @pushing
+def test_a_second_student_on_the_same_candidates_and_on_others(hub: LocalHub, recycled: Recycled, tmp_path: Path) -> None:
+    """The first student's files stay as they are; other candidates, which its scores would not fit, are refused."""
+    from tiny_models import make_llama
+
+    with LocalTGI() as tgi:
+        results = [
+            recycle(
+                rows, teacher=Teacher(tgi.url, journal=False), student=Student(folder), mode=mode, selector=Selector(keep="all")
+            )
+            for rows, mode, folder in (
+                (ROWS, "exhaustive", str(make_llama(tmp_path / "first"))),
+                (ROWS, "exhaustive", str(make_llama(tmp_path / "second", seed=1))),
+                (ROWS.select(range(9)), "exhaustive", str(make_llama(tmp_path / "third", seed=2))),
+            )
+        ]
+    results[0].push_to_hub("tester/shared")
+    before = hub.repos["dataset", "tester/shared"].files("main")
+    results[1].push_to_hub("tester/shared")
+    after = hub.repos["dataset", "tester/shared"].files("main")
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert {name.split("/")[0] for name in changed} == {"README.md", "report.json", "second", "second-scores"}
+    assert load_dataset("tester/shared", "first", split="train").to_list() == results[0].dataset.to_list()
+    assert load_dataset("tester/shared", split="train").to_list() == results[0].dataset.to_list()
+    with pytest.raises(HubError, match=r"another student from other candidates.*--overwrite"):
+        results[2].push_to_hub("tester/shared")
+    assert hub.repos["dataset", "tester/shared"].files("main") == after
+    results[2].push_to_hub("tester/shared", overwrite=True)
+    left = hub.repos["dataset", "tester/shared"].files("main")
+    assert {name.split("/")[0] for name in left if name.endswith(".parquet")} == {"candidates", "third", "third-scores"}
+
+
+@pushing
 def test_repos_that_may_not_be_written_to(hub: LocalHub, recycled: Recycled, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import HfApi
 
@@ -237,6 +298,12 @@ def test_repos_that_may_not_be_written_to(hub: LocalHub, recycled: Recycled, mon
     HfApi().upload_file(path_or_fileobj=b"precious", path_in_repo="data.txt", repo_id="tester/other", repo_type="dataset")
     with pytest.raises(HubError, match=r"was not made by this tool.*--overwrite"):
         recycled.push_to_hub("tester/other")
+    HfApi().create_repo("tester/card", repo_type="dataset")
+    HfApi().upload_file(
+        path_or_fileobj=b"---\nlicense: mit\n---\nMine", path_in_repo="README.md", repo_id="tester/card", repo_type="dataset"
+    )
+    with pytest.raises(HubError, match=r"was not made by this tool"):
+        recycled.push_to_hub("tester/card")
     recycled.push_to_hub("tester/other", overwrite=True)
     assert hub.repos["dataset", "tester/other"].files("main")["data.txt"] == b"precious"
     with pytest.raises(HubError, match=r"exists and is public.*--private"):
@@ -260,6 +327,8 @@ def test_nothing_kept_is_saved_and_not_pushed(tgi: LocalTGI, student: Student, t
     assert len(list(tmp_path.rglob("*.parquet"))) == 2 and len(result.dataset) == 0
     assert tuple(result.dataset.column_names) == FLAT_COLUMNS
     assert len(load_dataset(str(tmp_path), "candidates", split="train")) == 30
+    with pytest.raises(ValueError):  # no default config either, rather than one without files
+        load_dataset(str(tmp_path), split="train")
     with pytest.raises(HubError, match=r"nothing to push.*teacher_failed \(30\)"):
         result.push_to_hub("tester/none")
 
@@ -299,7 +368,7 @@ def example_card() -> CardData:
         "original_r_ifd": None,
     }
     command = "python scripts/recycle_and_push.py --dataset org/rows --repo org/srecycled-rows"
-    return CardData("srecycled-rows", "org/srecycled-rows", "org/rows", report, [example], True, command)
+    return CardData("srecycled-rows", "org/srecycled-rows", report, Provenance("org/rows", True, command), [example])
 
 
 def test_the_card_is_the_golden_file() -> None:
@@ -311,7 +380,7 @@ def test_the_cards_header_is_what_the_hub_reads() -> None:
     from huggingface_hub import DatasetCard
 
     data = DatasetCard(render(example_card())).data.to_dict()
-    assert [config["config_name"] for config in data["configs"]] == ["candidates", "student-7b", "student-7b-scores", "default"]
+    assert [config["config_name"] for config in data["configs"]] == ["candidates", "student-7b-scores", "student-7b", "default"]
     assert data["configs"][-1]["data_files"] == [{"split": "train", "path": "student-7b/*.parquet"}]
     assert data["source_datasets"] == ["org/rows"] and "srt-hf" in data["tags"]
     assert "license" not in data and "language" not in data  # nobody told, so nothing is invented
@@ -319,7 +388,11 @@ def test_the_cards_header_is_what_the_hub_reads() -> None:
     card = example_card()
     card.other_configs = [other, {"config_name": "default", "data_files": "older-student/*.parquet"}]
     names = [config["config_name"] for config in DatasetCard(render(card)).data.to_dict()["configs"]]
-    assert names == ["candidates", "student-7b", "student-7b-scores", "older-student", "default"]
+    assert names == ["candidates", "student-7b-scores", "student-7b", "older-student", "default"]
+    # The default is the older student's, and the card says so by naming this one's config.
+    assert 'load_dataset("org/srecycled-rows", "student-7b", split="train")' in render(card)
+    assert "(also `default`)" not in render(card) and "(also `default`)" in render(example_card())
+    assert config_names("org/candidates")[1] == "candidates-student" and config_names("/a/b/default/")[1] == "default-student"
 
 
 def test_a_strangers_text_cannot_leave_its_place() -> None:
@@ -345,7 +418,10 @@ def real_rows(shared: Path) -> Dataset:
 
 @pytest.mark.slow
 def test_3111_real_rows_choose_the_same_in_both_modes(real_rows: Dataset, shared: Path, tmp_path: Path) -> None:
+    import torch
+
     results = []
+    torch.set_num_threads(os.cpu_count() or 1)  # conftest gives one, which suits tiny models
     with LocalTGI() as tgi:
         for mode in ("selective", "exhaustive"):
             student = Student(str(shared / "oracle" / "student"), template="vicuna", dtype="float32")

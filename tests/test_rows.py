@@ -184,5 +184,25 @@ def test_prepare_drops_what_an_earlier_run_added() -> None:
     assert prepare(again).column_names == ["instruction", "output", "ifd", "input", "id"]
 
 
+def test_a_named_column_may_have_a_name_that_the_method_uses() -> None:
+    data = Dataset.from_dict({"instruction": ["a"], "reason": ["b"]})
+    assert prepare(data, columns={"output": "reason"})[0]["output"] == "b"
+
+
+def test_ids_from_the_text_in_any_case() -> None:
+    data = Dataset.from_dict({"id": ["x", "x"], "instruction": ["a", "b"], "output": ["c", "d"]})
+    with pytest.raises(DataError, match="id_column ''"):
+        with_ids(data)
+    made = with_ids(data, "")
+    assert len(set(made["id"][:])) == 2 and made["source_id"][:] == ["x", "x"]
+
+
+def test_nan_is_never_at_the_top() -> None:
+    data = Dataset.from_dict({"id": ["a", "b", "c"], "ifd": [float("nan"), 0.2, 0.9]})
+    assert top(data, k=2)["id"][:] == ["b", "c"]
+
+
 def test_public_names() -> None:
-    assert set(dir(srt_hf)) >= {"reflect", "Teacher", "Reflector", "Student", "select", "Selector", "top", "flatten", "recycle"}
+    names = "Provenance Recycled Reflector Selector Student Teacher evaluation flatten recycle reflect select top"
+    for name in [*names.split(), "to_messages", "to_prompt_completion"]:
+        assert getattr(srt_hf, name) is not None and name in dir(srt_hf)

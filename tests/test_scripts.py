@@ -148,6 +148,11 @@ def complaint(result: tuple[int, str, str], code: int = 1) -> str:
         ({"--teacher": "replay:nothing.jsonl"}, "replay:nothing.jsonl"),
         ({"--prompts": "nothing.yaml"}, "nothing.yaml"),
         ({"--journal": "/proc/nothing/j"}, "/proc/nothing/j"),
+        ({"--output_dir": "/proc/nothing"}, "The output folder /proc/nothing cannot be made"),
+        ({"--output_dir": str(ROOT)}, "holds files that are not a result of this tool"),
+        ({"--split": "test"}, 'Unknown split "test"'),
+        ({"--teacher": "localhost:8080"}, "is no teacher"),
+        ({"--teacher": "org/no-such-model"}, "org/no-such-model"),
     ],
 )
 def test_bad_input_is_one_clear_line(  # type: ignore[no-untyped-def]
@@ -169,6 +174,9 @@ def test_bad_input_is_one_clear_line(  # type: ignore[no-untyped-def]
         ({"question": ["a"], "answer": ["b"]}, "no column `instruction` and `output`; it has `question`, `answer`"),
         ({"instruction": ["a"], "output": [1]}, "`output` holds Value('int64'), not text"),
         ({"instruction": [["a"]], "output": ["b"]}, "`instruction` holds List(Value('string')), not text"),
+        ({"messages": ["just text"]}, "No row is a single question and answer"),
+        ({"messages": [1]}, "No row is a single question and answer"),
+        ({"messages": [[{"role": "user", "content": [{"type": "image"}]}]]}, "No row is a single question and answer"),
     ],
 )
 def test_bad_columns(here, tgi: LocalTGI, student_folder: str, tmp_path: Path, data: dict, expected: str) -> None:  # type: ignore[no-untyped-def]
@@ -202,6 +210,19 @@ def test_complaints_of_the_hub_come_before_anything_is_paid_for(  # type: ignore
         hub.tokens.clear()
         assert "hf auth login" in complaint(here("recycle_and_push.py", *arguments, "--repo", "tester/new"))
         assert len(tgi.chats) == 0
+
+
+def test_a_part_of_a_file(here, rows: str, tgi: LocalTGI, student_folder: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, _, _ = here("recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path, "--split", "train[:2]"))
+    assert code == 0 and len(load_dataset(str(tmp_path / "out"), "candidates", split="train")) == 2 and len(tgi.chats) == 4
+
+
+def test_nobody_is_told_where_a_folder_lies(here, rows: str, tgi: LocalTGI, student_folder: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    here("recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path, "--teacher", f"{tgi.url}?key=sesame"))
+    report = (tmp_path / "out" / "report.json").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert student_folder not in report and Path(student_folder).name in report
+    assert "sesame" not in report + card and tgi.url in card
 
 
 def test_an_outage_in_the_middle_is_one_line_and_loses_nothing(  # type: ignore[no-untyped-def]

@@ -63,8 +63,13 @@ FULL = {"original": (0.5, 0.5), "instruction": (0.6, 0.5), "response": (0.5, 0.4
         # An incumbent without the number loses to a scored challenger; if neither has it, it stays.
         ({**FULL, "original": (None, None)}, ("both", True, "both_chosen")),
         ({**FULL, "instruction": (0.6, None)}, ("both", True, "both_chosen")),
-        ({**FULL, "original": (None, None), "instruction": (None, None), "response": (None, None)},) * 1
-        + (("original", False, "original_preferred"),),
+        (
+            {**FULL, "original": (None, None), "instruction": (None, None), "response": (None, None)},
+            ("original", False, "not_scored"),
+        ),
+        # The new instruction won, but nothing came of its response.
+        ({**FULL, "both": "truncated"}, ("instruction", False, "teacher_failed")),
+        ({**FULL, "both": (0.5, None)}, ("instruction", False, "not_scored")),
         ({**FULL, "both": (None, 0.4)}, ("both", False, "not_scored")),
     ],
 )
@@ -145,7 +150,7 @@ def test_every_combination_has_a_decision() -> None:
 def test_fault_01_a_failed_score_wins_nothing() -> None:
     """The published code scores a failure 0, which passes `< 1` and wins every argmin."""
     failed = row(**{**FULL, "instruction": (0.4, 0.5), "response": (None, None)})
-    assert decide(select, failed) == ("original", False, "original_preferred")
+    assert decide(select, failed) == ("original", False, "not_scored")
 
 
 def test_fault_12_nan_is_no_measurement() -> None:

@@ -108,7 +108,7 @@ class LocalTGI:
         self._writers.add(writer)
         try:
             while line := await reader.readline():
-                path = line.split()[1].decode()
+                path = line.split()[1].decode().partition("?")[0]
                 headers = {}
                 while (header := await reader.readline()).strip():
                     name, _, value = header.decode().partition(":")

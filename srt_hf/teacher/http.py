@@ -131,9 +131,10 @@ class HttpBackend:
 
     def _get(self, path: str) -> Any:
         assert self.url is not None
-        root = self.url.removesuffix("/chat/completions").removesuffix("/v1")
+        address = urlsplit(self.url)
+        root = address.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/v1")
         headers = {} if self.key == NO_KEY else {"Authorization": f"Bearer {self.key}"}
-        response = httpx.get(root + path, headers=headers, timeout=_PROBE_TIMEOUT)
+        response = httpx.get(address._replace(path=root + path).geturl(), headers=headers, timeout=_PROBE_TIMEOUT)
         if response.status_code in (401, 403):
             raise TeacherAuthError(f"The teacher at {self.shown} answered {response.status_code} to this key.")
         try:

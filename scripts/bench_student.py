@@ -1,0 +1,174 @@
+"""How fast a student scores on this device, beside the two ways in use: one run, interleaved repetitions, medians and ratios.
+
+    python scripts/bench_student.py --student HuggingFaceTB/SmolLM2-135M --data alpaca.json --limit 50 --json bench.json
+    python scripts/bench_student.py --student DIR --data FILE --random_init llama-2-7b      # a shape, with DIR's tokenizer
+    python scripts/bench_student.py --student BIG --data FILE --proxy SMALL                 # can SMALL decide for BIG?
+
+A row is four candidates: original, instruction, response, both. What was measured is in scripts/bench_student.md.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+
+import srt_hf
+from srt_hf.cli import parse, run
+from srt_hf.errors import ConfigError, DataError
+from srt_hf.pipeline import StagedScorer
+from srt_hf.report import render_table
+from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE
+from srt_hf.sources import prepare
+from srt_hf.student.yardsticks import Key, OtherWays, Way, by_key, environment, fastest_dtype, stand_in
+
+ORIGINS = (ORIGINAL, INSTRUCTION, RESPONSE, BOTH)
+Rows = list[list[dict[str, Any]]]  # each its candidates, in the order of ORIGINS
+MAP_BATCH = 128  # rows that the pipeline scores at a time
+SHAPES: dict[str, dict[str, Any]] = {
+    "smollm2-135m": {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+                     "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True},
+    "llama-2-7b": {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+                   "num_attention_heads": 32, "num_key_value_heads": 32, "tie_word_embeddings": False},
+}  # fmt: skip
+NOTES = """{device}, {threads} threads, torch {torch}, transformers {transformers}; {rows} rows, {repetitions} repetitions
+×           median of the ratios to `published` (batch 1, float32, all logits, all hidden states); `padded`: sorted, 8 a batch
+rows/s      of both scaled by tokens from {baseline_rows} of the rows to all; tokens/s: of passes that were run, padding left out
+duplicates  passes asked for that equal another; padding: positions run for no loss; MiB: peak above what was in use before
+matmul      the run's matrix products of linear layers alone, as a share of its time; |Δnll|: largest, against `published`"""
+
+
+@dataclass
+class Arguments:
+    """What is timed"""
+
+    student: str = field(metadata={"help": "Hub id or folder of a causal LM (required)"})
+    data: str = field(metadata={"help": "rows of instruction, input, output, or with a column `candidates` (required)"})
+    limit: int = field(default=100, metadata={"help": "rows"})
+    baseline_limit: int = field(default=10, metadata={"help": "rows for the two slow ways"})
+    repetitions: int = field(default=3, metadata={"help": "timed runs of each way"})
+    dtype: str = field(default="auto", metadata={"help": "of our fastest way; auto: bfloat16 where its products are faster"})
+    random_init: str | None = field(default=None, metadata={"help": f"random weights in this shape: {', '.join(SHAPES)}"})
+    proxy: str | None = field(default=None, metadata={"help": "a smaller student, to see how well its scores stand in"})
+    json: str | None = field(default=None, metadata={"help": "file for every number"})
+
+
+def load_rows(data: str, limit: int) -> Rows:
+    """The file's own candidates, or some made from each row and the next: longer, as a teacher's are."""
+    table = srt_hf.load_rows(data).take(limit)
+    if "candidates" in table.column_names:
+        found = [c if isinstance(c, dict) else {one["origin"]: one for one in c} for c in table["candidates"]]
+        found = [row for row in found if all(row.get(o) and not row[o].get("error") for o in ORIGINS)]
+    else:
+        rows, found = list(prepare(table)), []
+        for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
+            longer = f"{row['output']}\n\n{other['output']}"
+            asked = {"instruction": f"{row['instruction']} {row['input']} Explain each step.", "input": "", "output": longer}
+            both = {**asked, "output": f"{longer}\n\n{other['instruction']}"}
+            found.append(dict(zip(ORIGINS, (row, asked, {**row, "output": longer}, both), strict=True)))
+    if not found:
+        raise DataError(f"{data} has no row with all four candidates: {', '.join(ORIGINS)}, none with an error.")
+    return [[{**row[o], "row": n, "origin": o, "error": None} for o in ORIGINS] for n, row in enumerate(found)]
+
+
+def shape_without_weights(name: str, tokenizer_of: str, folder: str) -> str:
+    """A folder with a random Llama of this shape and another student's tokenizer."""
+    if name not in SHAPES:
+        raise ConfigError(f"There is no shape {name!r}.", f"Choose from {', '.join(SHAPES)}.")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**SHAPES[name], max_position_embeddings=4096)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(tokenizer_of).save_pretrained(folder)
+    return folder
+
+
+def exhaustive(student: srt_hf.Student, rows: Rows) -> dict[Key, float]:
+    """Every loss of every candidate, in the pipeline's batches."""
+    batches = [rows[at : at + MAP_BATCH] for at in range(0, len(rows), MAP_BATCH)]
+    scores = chain(*(student.score_candidates({"candidates": batch})["scores"] for batch in batches))
+    return by_key(chain(*rows), chain(*scores))
+
+
+def selective(student: srt_hf.Student, rows: Rows) -> dict[Key, float]:
+    """Only what the decisions ask for, in the pipeline's order and batches."""
+    losses: dict[Key, float] = {}
+    for batch in (rows[at : at + MAP_BATCH] for at in range(0, len(rows), MAP_BATCH)):
+        columns: dict[str, Any] = {"candidates": [row[:2] for row in batch]}
+        columns |= StagedScorer(student, srt_hf.select, "instruction")(columns)
+        staged = [{"candidates": c, "scores": s} for c, s in zip(columns["candidates"], columns["scores"], strict=True)]
+        columns["choice"] = [srt_hf.select.instruction_winner(row)["choice"] for row in staged]
+        columns["candidates"] = [[*row[:2], row[2 + won]] for row, won in zip(batch, columns["choice"], strict=True)]
+        columns |= StagedScorer(student, srt_hf.select, "response")(columns)
+        losses |= by_key(chain(*columns["candidates"]), chain(*columns["scores"]))
+    return losses
+
+
+def make_ways(students: dict[str, srt_hf.Student], network: Any, rows: Rows, few: Rows) -> dict[str, Way]:
+    ways: dict[str, Way] = {}
+    for name, student in students.items():
+        loaded = student.load()
+        others = OtherWays(network, loaded.texts, loaded.max_length)
+        passes = others.passes(chain(*rows))
+        if not ways:
+            tokens = [sum(len(one.ids) for one in found.values()) for found in (others.passes(chain(*few)), passes)]
+            for score in (others.published, others.padded):
+                work = len(rows) * tokens[0] / tokens[1]  # rows that their tokens are worth
+                ways[score.__name__] = Way(partial(score, [*chain(*few)]), network, passes, False, work)
+        for suffix, ours in (("", exhaustive), ("-selective", selective)):
+            ways[name + suffix] = Way(partial(ours, student, rows), loaded.engine.model, passes, True, len(rows))
+    return ways
+
+
+def show(report: dict[str, Any]) -> str:
+    columns = {"rows/s": "rows_per_second .2f", "×": "rows_ratio .2f", "tokens/s": "tokens_per_second ,.0f"}
+    columns |= {"×/token": "tokens_ratio .2f", "padding": "padding_share .1%", "duplicates": "duplicate_share .1%"}
+    columns |= {"|Δnll|": "largest_nll_difference .1e", "MiB": "memory_mib ,.0f", "matmul": "matmul_share .0%"}
+    lines = [[way] for way in report["ways"]]
+    for line, found in zip(lines, report["ways"].values(), strict=True):
+        line += ["–" if found[name] is None else format(found[name], form) for name, form in map(str.split, columns.values())]
+    return f"{NOTES.format(**report)}\n\n{render_table(['', *columns], lines)}"
+
+
+def main(given: Arguments) -> int:
+    datasets.disable_progress_bars()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    rows = load_rows(given.data, given.limit)
+    few = rows[:: -(-len(rows) // given.baseline_limit)]
+    with tempfile.TemporaryDirectory() as folder:
+        model = shape_without_weights(given.random_init, given.student, folder) if given.random_init else given.student
+        students = {"float32": srt_hf.Student(model, dtype="float32")}
+        device = students["float32"].load().engine.model.device
+        fastest = fastest_dtype(device) if given.dtype == "auto" else given.dtype
+        students.setdefault(fastest, srt_hf.Student(model, dtype=fastest))
+        students |= {"proxy": srt_hf.Student(given.proxy, dtype="float32")} if given.proxy else {}
+        network = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device).eval()
+        ways = make_ways(students, network, rows, few)
+        for way in ways.values():
+            way.watch()
+        for way in [*ways.values()] * given.repetitions:
+            way.time()
+    report = {**asdict(given), **environment(device), "fastest": fastest, "rows": len(rows), "baseline_rows": len(few)}
+    report["ways"] = {name: way.figures(ways["published"]) for name, way in ways.items()}
+    print(show(report))
+    if given.proxy:
+        report["stand_in"] = stand_in(rows, ways["proxy"].losses, ways["float32"].losses, srt_hf.select)
+        print("\nThe proxy instead of the student:", ", ".join(f"{name} {value}" for name, value in report["stand_in"].items()))
+    if given.json:
+        Path(given.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    [arguments] = parse(__doc__, Arguments)
+    sys.exit(run(lambda: main(arguments)))
