@@ -7,6 +7,7 @@ engine    passes -> mean losses (torch)
 loading   model name -> model in memory; the border where loading errors become ours
 forks     what torch needs in a forked worker
 scorer    `Student`, what `Dataset.map` calls, and `as_score`
+yardsticks  what the engine's speed is held against; only scripts/bench_student.py imports it
 """
 
 from srt_hf.student.scorer import Student, as_score
