@@ -361,7 +361,7 @@ def test_score_candidates_names_who_scored(llama: str) -> None:
     assert [len(scores) for scores in scored["scores"]] == [2, 0]
     revision = student.identity()
     assert scored["scored_by"][1] == {
-        "student": llama, "revision": revision, "template": "vicuna", "max_length": 128, "dtype": "float32"
+        "student": Path(llama).name, "revision": revision, "template": "vicuna", "max_length": 128, "dtype": "float32"
     }  # fmt: skip
 
 
