@@ -42,8 +42,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 NOTES = """{device}, {threads} threads, torch {torch}, transformers {transformers}; {rows} rows, {repetitions} repetitions
 ×           median of the ratios to `published` (batch 1, float32, all logits, all hidden states); `padded`: sorted, 8 a batch
-rows/s      of both scaled by tokens from {baseline_rows} of the rows to all; tokens/s: of passes that were run, padding left out
-duplicates  passes asked for that equal another; padding: positions run for no loss; MiB: peak above what was in use before
+rows/s      of both scaled by tokens from {baseline_rows} of the rows to all; tokens/s: tokens run, padding left out
+duplicates  passes asked for that equal another; shared: tokens of the others that stand in a beginning run once
+padding     positions run for no loss; MiB: peak above what was in use before
 matmul      the run's matrix products of linear layers alone, as a share of its time; |Δnll|: largest, against `published`"""
 
 
@@ -132,6 +133,7 @@ def make_ways(students: dict[str, srt_hf.Student], network: Any, rows: Rows, few
 def show(report: dict[str, Any]) -> str:
     columns = {"rows/s": "rows_per_second .2f", "×": "rows_ratio .2f", "tokens/s": "tokens_per_second ,.0f"}
     columns |= {"×/token": "tokens_ratio .2f", "padding": "padding_share .1%", "duplicates": "duplicate_share .1%"}
+    columns |= {"shared": "shared_share .1%"}
     columns |= {"|Δnll|": "largest_nll_difference .1e", "MiB": "memory_mib ,.0f", "matmul": "matmul_share .0%"}
     lines = [[way] for way in report["ways"]]
     for line, found in zip(lines, report["ways"].values(), strict=True):

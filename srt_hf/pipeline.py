@@ -104,8 +104,8 @@ def _score(rows: Dataset, scorer: Callable[..., Any], description: str) -> Datas
 class StagedScorer:
     """Scoring for one stage of selective mode, for `map(batched=True)`: only the losses that the decision still needs.
 
-    Before the response reflection that is what stage 1 compares; after it, everything about the original (for the report), the
-    stage's winner and its challenger. Losses that a row has already are kept.
+    Before the response reflection that is what stage 1 compares. After it, first what stage 2 compares, and everything about the
+    original for the report; then everything about the choice. Losses that a row has already are kept.
     """
 
     student: Student
@@ -114,32 +114,48 @@ class StagedScorer:
 
     def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        for row in rows:
+            known = row.get("scores") or []
+            row["scores"] = [*known, *(as_score({}) for _ in range(len(row["candidates"]) - len(known)))]
+        self._measure(rows, self._compared)
+        if self.stage == "response":
+            self._measure(rows, self._chosen)
+        scored_by = [self.student.scored_by()] * len(rows)
+        return batch_columns(batch, {"scores": [row["scores"] for row in rows], "scored_by": scored_by})
+
+    def _measure(self, rows: list[dict[str, Any]], wanted: Callable[..., dict[int, tuple[str, ...]]]) -> None:
+        """Fill in the losses `wanted(row)` (candidate -> names) that the rows lack."""
         pairs, needs = [], []
         places: list[tuple[list[Any], int]] = []
-        scores: list[list[Any]] = [list(row.get("scores") or []) for row in rows]
-        for row, known in zip(rows, scores, strict=True):
-            known.extend(as_score({}) for _ in range(len(row["candidates"]) - len(known)))
-            for n, candidate in enumerate(row["candidates"]):
+        for row in rows:
+            scores = row["scores"]
+            for n, names in wanted(row).items():
+                candidate = row["candidates"][n]
                 if candidate["error"]:
-                    known[n] = as_score({"missing": "candidate_error"})
+                    scores[n] = as_score({"missing": "candidate_error"})
                     continue
-                wanted = tuple(loss for loss in self._wanted(row, n) if known[n][loss] is None)
-                if wanted:
+                lacking = tuple(loss for loss in names if scores[n][loss] is None)
+                if lacking:
                     pairs.append((candidate["instruction"], candidate["input"], candidate["output"]))
-                    needs.append(wanted)
-                    places.append((known, n))
-        for (known, n), losses in zip(places, self.student.nlls(pairs, which=needs), strict=True):
-            known[n] = as_score({**{name: known[n][name] for name in (*NLLS, *COUNTS)}, **losses})
-        scored_by = [self.student.scored_by()] * len(rows)
-        return batch_columns(batch, {"scores": scores, "scored_by": scored_by})
+                    needs.append(lacking)
+                    places.append((scores, n))
+        for (scores, n), losses in zip(places, self.student.nlls(pairs, which=needs), strict=True):
+            scores[n] = as_score({**{name: scores[n][name] for name in (*NLLS, *COUNTS)}, **losses})
 
-    def _wanted(self, row: Mapping[str, Any], n: int) -> tuple[str, ...]:
-        if self.stage == "response":
-            last = len(row["candidates"]) - 1  # reflect_response appended the challenger
-            return NLLS if n in (row["choice"], last) or row["candidates"][n]["origin"] == ORIGINAL else ()
-        names = self.selector.deciding_scores("instruction")
-        wanted = {"ifd": ("nll_y", "nll_y_given_x"), "r_ifd": ("nll_x", "nll_x_given_y"), "nll_y_given_x": ("nll_y_given_x",)}
-        return tuple(loss for name in names for loss in wanted[name])
+    def _compared(self, row: Mapping[str, Any]) -> dict[int, tuple[str, ...]]:
+        names = tuple(loss for name in self.selector.deciding_scores(self.stage) for loss in _BEHIND[name])
+        candidates = row["candidates"]
+        if self.stage == "instruction":
+            return dict.fromkeys(range(len(candidates)), names)
+        wanted = {row["choice"]: names, len(candidates) - 1: names}  # reflect_response appended the challenger
+        return wanted | {n: NLLS for n, candidate in enumerate(candidates) if candidate["origin"] == ORIGINAL}
+
+    def _chosen(self, row: Mapping[str, Any]) -> dict[int, tuple[str, ...]]:
+        return {self.selector(row)["choice"]: NLLS}
+
+
+# number of a score -> the losses that it is made of
+_BEHIND = {"ifd": ("nll_y", "nll_y_given_x"), "r_ifd": ("nll_x", "nll_x_given_y"), "nll_y_given_x": ("nll_y_given_x",)}
 
 
 class _Clock:

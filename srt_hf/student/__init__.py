@@ -3,7 +3,9 @@
 identity  what content stands behind a model name: the Hub commit, or a digest of a folder
 text      how a student reads a pair: template, start token, tokenisation
 plan      pairs -> the distinct model passes behind the losses that were asked for (pure Python)
-engine    passes -> mean losses (torch)
+batches   passes -> batches, packed as a prefix tree or padded (pure Python)
+attention the attention over packed batches
+engine    batches -> mean losses (torch)
 loading   model name -> model in memory; the border where loading errors become ours
 forks     what torch needs in a forked worker
 scorer    `Student`, what `Dataset.map` calls, and `as_score`

@@ -8,7 +8,11 @@ and each batch comes back to the host once.
 from __future__ import annotations
 
 import copy
+import math
+import random
+import warnings
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,14 +21,18 @@ from torch.nn import functional as F
 
 from srt_hf.errors import StudentError
 from srt_hf.identity import brief
-from srt_hf.student.plan import Pass, longest_first
+from srt_hf.student.attention import PACKED, over
+from srt_hf.student.batches import Batch, pack, packing_order, pad, padding_order
+from srt_hf.student.plan import Pass
 
 # Padded tokens a forward pass. On a CPU 1,000 to 2,000 are fastest; a GPU wants more.
 _CPU_TOKENS, _CUDA_TOKENS = 2048, 16384
 # Every token of a batch may be a target: bytes of fp32 logits that this may cost.
 _LOGIT_BYTES = {"cpu": 1 << 30, "cuda": 1 << 32}
-# Rows of logits that cross_entropy sees at a time, because it makes a copy of them.
-_LOSS_ROWS = 512
+# Bytes of logits that cross_entropy sees at a time, because it makes a copy of them.
+_LOSS_BYTES = {"cpu": 1 << 23, "cuda": 1 << 28}
+# How far a mean loss of packed passes may be from that of a pass alone, in 16 bits and in float32.
+_PACKING_TOLERANCE = (0.1, 1e-4)
 
 
 class TargetHead(nn.Module):
@@ -51,7 +59,7 @@ class TargetHead(nn.Module):
 
 
 class Engine:
-    """A causal language model, ready to score. `token_budget`: padded tokens a forward pass; None for what suits the device.
+    """A causal language model, ready to score. `token_budget`: tokens a forward pass; None for what suits the device.
 
     Raises StudentError for a model without an output head or one that sees the future.
     """
@@ -64,53 +72,62 @@ class Engine:
         self.head = TargetHead(head)
         model.set_output_embeddings(self.head)
         self.token_budget = token_budget or _default_budget(model)
+        self.packs = False
         self._check_causal()
+        self.packs = _may_pack(model) and self._packs_right()
 
     def mean_nlls(self, passes: Sequence[Pass]) -> list[float | None]:
         """Mean nll of each pass's targets, nats per token: NaN or infinite where the model's loss is, None where a pass does not
         fit into memory even alone. Batches shrink when memory runs out, and stay small."""
-        means: list[float | None] = [None] * len(passes)
-        order = longest_first(passes)
+        order, cut = (packing_order(passes), pack) if self.packs else (padding_order(passes), pad)
+        members: list[int] = []
+        found: list[Tensor] = []
         while order:
-            size = max(1, self.token_budget // len(passes[order[0]].ids))
-            batch = order[:size]
-            values = self._try([passes[i] for i in batch])
-            if values is None and len(batch) > 1:
-                self.token_budget = len(batch) * len(passes[batch[0]].ids) // 2
+            batch = cut(passes, order, self.token_budget)
+            values = self._try(batch)
+            if values is None and len(batch.members) > 1:
+                self.token_budget = batch.size // 2
                 continue
             if values is not None:
-                for i, value in zip(batch, values, strict=True):
-                    means[i] = value
-            order = order[size:]
+                members += batch.members
+                found.append(values)
+            order = order[len(batch.members) :]
+        means: list[float | None] = [None] * len(passes)
+        # Once, so that a GPU computes while the next batches are made.
+        for i, mean in zip(members, torch.cat(found).tolist() if found else [], strict=True):
+            means[i] = mean
         return means
 
-    def _try(self, passes: Sequence[Pass]) -> list[float] | None:
+    def _try(self, batch: Batch) -> Tensor | None:
         """The batch's means, or None where memory ran out."""
         try:
-            return self._means(passes)
+            return self._means(batch)
         except (RuntimeError, IndexError) as error:
             if not _out_of_memory(error):
                 raise StudentError(f"{type(self.model).__name__} failed on a batch: {brief(error)}") from error
-        # Here, not in the handler, whose traceback still holds the failed pass's tensors.
+        # Here, not in the handler, whose traceback still holds the failed batch's tensors.
         torch.cuda.empty_cache()
         return None
 
     @torch.inference_mode()
-    def _means(self, passes: Sequence[Pass]) -> list[float]:
-        width = max(len(ids) for ids, _ in passes) - 1  # the last token predicts nothing that is asked for
-        inputs = [[*ids[:-1], *[0] * (width - len(ids) + 1)] for ids, _ in passes]
-        rows = [i * width + at for i, (ids, start) in enumerate(passes) for at in range(start - 1, len(ids) - 1)]
-        targets = self._tensor([token for ids, start in passes for token in ids[start:]])
-        logits = self._logits(inputs, rows)
-        parts = zip(logits.split(_LOSS_ROWS), targets.split(_LOSS_ROWS), strict=True)
+    def _means(self, batch: Batch) -> Tensor:  # (members,), fp64
+        logits = self._logits(batch)
+        rows = max(1, _LOSS_BYTES[_kind(self.model)] // (4 * logits.shape[-1]))
+        parts = zip(logits.split(rows), self._tensor(batch.targets).split(rows), strict=True)
         losses = torch.cat([F.cross_entropy(*part, reduction="none") for part in parts]).double()
-        counts = [len(ids) - start for ids, start in passes]
-        return torch.stack([part.mean() for part in losses.split(counts)]).tolist()
+        counts = [len(own) for own in batch.losses]
+        owner = self._tensor(counts).new_tensor(range(len(counts))).repeat_interleave(self._tensor(counts))
+        sums = losses.new_zeros(len(counts)).index_add_(0, owner, losses[self._tensor(list(chain(*batch.losses)))])
+        return sums / self._tensor(counts)
 
-    def _logits(self, inputs: list[list[int]], rows: list[int]) -> Tensor:  # (batch, length) -> (rows, vocabulary)
-        self.head.rows = self._tensor(rows)
-        # use_cache=False: a cache costs memory, and with packed sequences it makes SDPA silently wrong.
-        return self.model(input_ids=self._tensor(inputs), use_cache=False).logits.squeeze(0).float()
+    def _logits(self, batch: Batch) -> Tensor:  # (rows, vocabulary), fp32
+        self.head.rows = self._tensor(batch.rows)
+        inputs = {"input_ids": self._tensor(batch.inputs)}
+        if batch.segments:
+            inputs["position_ids"] = self._tensor([batch.positions])
+        with over(batch.segments, self.model.device):
+            # use_cache=False: a cache costs memory, and with packed sequences it makes SDPA silently wrong.
+            return self.model(**inputs, use_cache=False).logits.squeeze(0).float()
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.tensor(values, device=self.model.device)
@@ -118,13 +135,46 @@ class Engine:
     @torch.inference_mode()
     def _check_causal(self) -> None:
         """A model that sees the tokens after a position (BERT as a language model) has losses, but they mean nothing."""
-        one, other = self._logits([[0, 1, 2], [0, 1, 3]], rows=[1, 4])
+        one, other = self._logits(Batch(inputs=[[0, 1, 2], [0, 1, 3]], rows=[1, 4]))
         if not torch.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True):
             raise StudentError(f"{type(self.model).__name__} is not causal: its logits depend on later tokens.")
 
+    def _packs_right(self) -> bool:
+        """Switch the model to packed attention if a few passes then give what they give one by one; warn where they do not."""
+        usual = self.model.config._attn_implementation
+        draw = random.Random(0)
+        vocabulary = self.model.config.get_text_config().vocab_size
+        one, other = ([draw.randrange(vocabulary) for _ in range(32)] for _ in range(2))
+        passes = [Pass(tuple(ids), 1) for ids in (one, one[:20] + other[:10], other)]
+        try:
+            plain = torch.cat([self._means(pad(passes, [n], 1)) for n in range(len(passes))])
+            self.model.set_attn_implementation(PACKED)
+            packed = self._means(pack(passes, range(len(passes)), 1000))
+            off = (plain - packed).abs().max().item()
+        except Exception as error:  # foreign code: a kernel or a layer that cannot do this
+            off, why = math.inf, brief(error)
+        else:
+            why = f"a mean loss is off by {off:.3f}"
+        if off > _PACKING_TOLERANCE[self.model.dtype == torch.float32]:
+            self.model.set_attn_implementation(usual)
+            warnings.warn(f"{type(self.model).__name__} is scored in padded batches, which is slower: {why}.", stacklevel=2)
+            return False
+        return True
+
+
+def _may_pack(model: Any) -> bool:
+    """Whether the model's layers tell their attention all that it must know, as flash-attn needs it too, and the device can."""
+    if _kind(model) == "cuda" and model.dtype == torch.float32:
+        return False  # the kernels know 16 bits only
+    return bool(getattr(model, "_supports_attention_backend", False) and getattr(model, "_supports_flash_attn", False))
+
+
+def _kind(model: Any) -> str:
+    return "cuda" if model.device.type == "cuda" else "cpu"
+
 
 def _default_budget(model: Any) -> int:
-    device = "cuda" if model.device.type == "cuda" else "cpu"
+    device = _kind(model)
     most = _LOGIT_BYTES[device] // (4 * model.config.get_text_config().vocab_size)
     return min(_CUDA_TOKENS if device == "cuda" else _CPU_TOKENS, most)
 

@@ -64,11 +64,6 @@ def make_plan(pairs: Sequence[Pair], which: Sequence[Sequence[str]], texts: Text
     return Plan(list(index), wanted)
 
 
-def longest_first(passes: Sequence[Pass]) -> list[int]:
-    """Indices of the passes, longest first: neighbours pad each other least, and a batch that is too large fails at once."""
-    return sorted(range(len(passes)), key=lambda i: -len(passes[i].ids))
-
-
 def _side_passes(side: _Side, pairs: Sequence[Pair], texts: Texts, max_length: int) -> Iterator[dict[str, Pass | str]]:
     """Both passes of each pair's target, or why there is none."""
     targets = [_target(side, pair) for pair in pairs]

@@ -161,16 +161,19 @@ class Way:
     def figures(self, reference: Way) -> dict[str, Any]:
         """Medians over the repetitions and ratios to `reference`, repetition by repetition. None: not measured."""
         run, base = self._run(), reference._run()
-        tokens, base_tokens = (sum(len(one.ids) for one in passes) for passes in (run, base))
+        # The last token of a pass is no input: it predicts nothing that is asked for.
+        tokens, base_tokens = (sum(len(one.ids) - 1 for one in passes) for passes in (run, base))
+        positions = self.recorded.positions
         faster = [other / own for own, other in zip(self.seconds, reference.seconds, strict=True)]
         shares = [alone / own for alone, own in zip(self.alone, self.seconds, strict=bool(self.alone))]
         shared = self.losses.keys() & reference.losses.keys()
         return {
             "rows_per_second": self.work / statistics.median(self.seconds),
             "rows_ratio": statistics.median(faster) * self.work / reference.work,
-            "tokens_per_second": tokens / statistics.median(self.seconds),
-            "tokens_ratio": statistics.median(faster) * tokens / base_tokens,
-            "padding_share": 1 - sum(len(one.ids) - 1 for one in run) / self.recorded.positions,
+            "tokens_per_second": min(tokens, positions) / statistics.median(self.seconds),
+            "tokens_ratio": statistics.median(faster) * min(tokens, positions) / base_tokens,
+            "padding_share": max(0.0, 1 - tokens / positions),
+            "shared_share": max(0.0, 1 - positions / tokens),
             "duplicate_share": 1 - len(run) / len(self.losses),
             "largest_nll_difference": max((abs(self.losses[key] - reference.losses[key]) for key in shared), default=None),
             "memory_mib": max(self.memory),
@@ -178,7 +181,7 @@ class Way:
             "passes_asked": len(self.losses),
             "passes": len(run),
             "tokens": tokens,
-            "positions": self.recorded.positions,
+            "positions": positions,
             "seconds": self.seconds,
         }
 

@@ -1,0 +1,153 @@
+"""Attention over packed batches, which transformers knows under the name PACKED.
+
+A segment's queries see the keys of its context and, causally, its own (batches.Segment). On CUDA all segments go to one
+variable-length kernel, flash-attn's (the package, or its build on the Hub where `kernels` is installed), else torch's own; each
+aligns the causal mask to the lower right, as a segment with a context needs it. Elsewhere a segment is one call of SDPA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from itertools import accumulate, chain
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AttentionInterface
+from transformers.modeling_flash_attention_utils import lazy_import_flash_attention
+
+from srt_hf.student.batches import Segment
+
+PACKED = "srt_hf_packed"
+# What a layer may ask of its attention that is not done here.
+_NOT_DONE = ("position_bias", "s_aux")
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """What a layer calls: (1, heads, length, width) of each, key and value maybe of fewer heads -> (1, length, heads, width).
+
+    Raises NotImplementedError for a kind of attention that is not done here.
+    """
+    asked = [name for name in _NOT_DONE if rest.get(name) is not None]
+    if attention_mask is not None or asked:
+        raise NotImplementedError(f"packed attention with {', '.join(asked) or 'a mask'}")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    return _current.get()(query, key, value, _How(scale, sliding_window, softcap)), None
+
+
+AttentionInterface.register(PACKED, attend)
+
+
+class _How(NamedTuple):
+    """What a layer sets: the factor before the softmax, how many keys a query sees at most, and the bound of its scores."""
+
+    scale: float
+    window: int | None
+    softcap: float | None
+
+
+_current: ContextVar[Loop | Kernel] = ContextVar("attention over the batch that is being run")
+
+
+@contextmanager
+def over(segments: Sequence[Segment], device: torch.device) -> Iterator[None]:
+    """While entered, `attend` means these segments. Without any, the batch is not packed and nothing happens."""
+    if not segments:
+        yield
+        return
+    token = _current.set((Kernel if device.type == "cuda" else Loop)(segments, device))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+class Loop:
+    """One call of SDPA a segment; the masks are made once for all layers."""
+
+    def __init__(self, segments: Sequence[Segment], device: torch.device) -> None:
+        self._segments = [(start, stop, torch.tensor(context, device=device)) for start, stop, context in segments]
+        self._masks: dict[tuple[int, int, int | None], Tensor] = {}
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+        result = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
+        for start, stop, context in self._segments:
+            q, k, v = (x[:, :, start:stop] for x in (query, key, value))
+            if len(context):
+                k, v = (torch.cat([x.index_select(2, context), own], 2) for x, own in ((key, k), (value, v)))
+            result[:, start:stop] = self._one(q, k, v, how).transpose(1, 2)
+        return result
+
+    def _one(self, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+        own, seen = query.shape[2], key.shape[2]
+        if how.softcap is not None:
+            groups = query.shape[1] // key.shape[1]
+            scores = query @ key.repeat_interleave(groups, 1).transpose(2, 3) * how.scale
+            scores = how.softcap * torch.tanh(scores / how.softcap) + self._mask(own, seen, how.window, query)
+            return scores.float().softmax(-1).to(value.dtype) @ value.repeat_interleave(groups, 1)
+        plain = own == seen and (how.window is None or how.window >= seen)
+        mask = None if plain else self._mask(own, seen, how.window, query)
+        few = key.shape[1] != query.shape[1]
+        return F.scaled_dot_product_attention(query, key, value, mask, is_causal=plain, scale=how.scale, enable_gqa=few)
+
+    def _mask(self, own: int, seen: int, window: int | None, like: Tensor) -> Tensor:
+        """(own, seen): 0 where a query sees a key, else -inf. The last query sees the last key and `window` keys in all."""
+        if (own, seen, window) not in self._masks:
+            distance = torch.arange(seen - own, seen, device=like.device)[:, None] - torch.arange(seen, device=like.device)
+            hidden = (distance < 0) | (distance >= (window or seen))
+            self._masks[own, seen, window] = like.new_zeros(own, seen).masked_fill(hidden, float("-inf"))
+        return self._masks[own, seen, window]
+
+
+class Kernel:
+    """One call of a variable-length kernel for all segments."""
+
+    def __init__(self, segments: Sequence[Segment], device: torch.device) -> None:
+        owns = [stop - start for start, stop, _ in segments]
+        seen = [own + len(context) for own, (_, _, context) in zip(owns, segments, strict=True)]
+        keys = chain.from_iterable((*context, *range(start, stop)) for start, stop, context in segments)
+        self._keys = torch.tensor(list(keys), device=device)
+        own_ends, seen_ends = (torch.tensor([0, *accumulate(n)], dtype=torch.int32, device=device) for n in (owns, seen))
+        self._ends = (own_ends, seen_ends)
+        self._most = (max(owns), max(seen))
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (length, heads, width)
+        k, v = k[self._keys], v[self._keys]
+        window = (how.window - 1 if how.window is not None else -1, 0)
+        flash = flash_attention()
+        settings: dict[str, Any]
+        if flash is not None:
+            settings = {"softmax_scale": how.scale, "causal": True, "window_size": window}
+            settings |= {} if how.softcap is None else {"softcap": how.softcap}
+            return flash(q, k, v, *self._ends, *self._most, **settings)[None]
+        if how.softcap is not None:
+            raise NotImplementedError("torch's variable-length attention has no soft-capping; flash-attn has")
+        from torch.nn.attention.varlen import varlen_attn  # not in every torch that this project supports
+
+        settings = {"scale": how.scale, "window_size": window, "enable_gqa": q.shape[1] != k.shape[1]}
+        return cast(Tensor, varlen_attn(q, k, v, *self._ends, *self._most, **settings))[None]
+
+
+@cache
+def flash_attention() -> Callable[..., Tensor] | None:
+    """flash-attn's variable-length function, from its package or from the Hub's build where `kernels` is installed; else None."""
+    try:
+        functions, *_ = lazy_import_flash_attention("flash_attention_2")
+        return functions[1]
+    except Exception:  # neither is installed, or what is does not fit this torch: each fails in a way of its own
+        return None
