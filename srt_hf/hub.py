@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from huggingface_hub import HfApi
 
+# Beginning of the name of a folder in the output folder that is being written, or was when its run was killed.
+UNFINISHED = ".unfinished-"
 _SHARD_BYTES = 500_000_000
 
 
@@ -24,7 +29,8 @@ def check_folder(folder: Path) -> None:
     """Make sure that results can be written to `folder`, and make it. Raises ConfigError: not writable, or other things in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        foreign = any(folder.iterdir()) and not (folder / "report.json").is_file()
+        finished = [entry for entry in folder.iterdir() if not entry.name.startswith(UNFINISHED)]
+        foreign = finished and not (folder / "report.json").is_file()
         writable = os.access(folder, os.W_OK)
     except OSError as error:
         raise ConfigError(f"The output folder {folder} cannot be made: {error.strerror}.", "Name another.") from error
@@ -34,12 +40,34 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"The output folder {folder} cannot be written to.", "Name another.")
 
 
-def clear_tables(folder: Path) -> None:
-    """Remove the tables of an earlier run, so that the folder will hold exactly this one."""
-    for old in folder.glob("*/train-*-of-*.parquet"):
-        old.unlink()
-        if not any(old.parent.iterdir()):
-            old.parent.rmdir()
+def replace_result(folder: Path, fresh: Path) -> None:
+    """Move the files of `fresh` into `folder`. An earlier result with other tables is moved to a numbered folder beside it, with
+    a warning, so that no run costs another one's result. Raises ConfigError where it cannot be moved."""
+    for entry in folder.glob(f"{UNFINISHED}*"):
+        if entry != fresh:
+            shutil.rmtree(entry)
+    earlier = [entry for entry in folder.iterdir() if entry != fresh]
+    tables = _tables(folder, without=fresh)
+    if tables and tables != _tables(fresh):
+        aside = next(path for n in count(1) if not (path := folder.with_name(f"{folder.name}.{n}")).exists())
+        try:
+            aside.mkdir()
+            for entry in earlier:
+                shutil.move(entry, aside)
+        except OSError as error:
+            raise ConfigError(f"The earlier result in {folder} cannot be moved to {aside}: {error.strerror}.") from error
+        warnings.warn(f"The earlier result in {folder} is now in {aside}.", stacklevel=3)
+    for entry in fresh.iterdir():
+        old = folder / entry.name
+        if old.is_dir():
+            shutil.rmtree(old)  # the same tables
+        os.replace(entry, old)
+
+
+def _tables(folder: Path, without: Path | None = None) -> dict[str, str]:
+    """Digests of the Parquet files in the folder, by their path in it."""
+    paths = [path for path in folder.glob("*/*.parquet") if path.parent != without]
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def write_table(dataset: Dataset, folder: Path) -> None:
@@ -124,10 +152,7 @@ def _same_candidates(api: HfApi, repo_id: str, folder: Path) -> bool:
 
     entries = api.list_repo_tree(repo_id, "candidates", repo_type="dataset")
     remote = {entry.path: entry.lfs.sha256 for entry in entries if isinstance(entry, RepoFile) and entry.lfs}
-    local = {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in (folder / "candidates").iterdir()
-    }
+    local = {path: digest for path, digest in _tables(folder).items() if path.startswith("candidates/")}
     return remote == local
 
 

@@ -57,6 +57,12 @@ def recycle(
         raise ConfigError(f"There is no mode {mode!r}.", f"Choose from {', '.join(MODES)}.")
     teacher = Teacher(teacher) if isinstance(teacher, str) else teacher
     student = Student(student) if isinstance(student, str) else student
+    if not isinstance(teacher, Teacher) or not isinstance(student, Student):
+        given = f"{type(teacher).__name__} and {type(student).__name__}"
+        raise ConfigError(
+            f"teacher and student are a Teacher and a Student or their names, not {given}.",
+            "Save a model that is in memory with its tokenizer and give the folder.",
+        )
     reflector = Reflector(teacher, prompts=prompts)
     rows = prepare(dataset, columns=columns, id_column=id_column)
     # Whatever is wrong with either model shows before the first call is paid for.
@@ -208,23 +214,25 @@ class Recycled:
     ) -> None:
         """Write exactly the Hub repo's folder: card, report and one folder of Parquet files a config.
 
-        Tables of an earlier run in the folder are replaced. Without kept rows there is no flat config, since an empty split
-        cannot be loaded back. `provenance` goes on the card; `other_configs` are configs already on the repo's card.
-        Raises ConfigError where the folder cannot be written or holds other things.
+        An earlier result in the folder, if its tables are others, is moved aside. Without kept rows there is no flat config,
+        since an empty split cannot be loaded back. `provenance` goes on the card; `other_configs` are configs already on the
+        repo's card. Raises ConfigError where the folder cannot be written or holds other things.
         """
-        folder = Path(folder)
-        hub.check_folder(folder)
-        hub.clear_tables(folder)
-        self.report.save(folder / "report.json")
-        candidates, flat, scores = config_names(self.report.student["student"])
-        hub.write_table(self.candidates, folder / candidates)
-        hub.write_table(self.scores, folder / scores)
-        if self.report.kept:
-            hub.write_table(self.dataset, folder / flat)
-        title = (repo_id or str(folder.resolve())).rstrip("/").rpartition("/")[2]
+        target = Path(folder).resolve()
+        hub.check_folder(target)
+        title = (repo_id or str(target)).rstrip("/").rpartition("/")[2]
         card = CardData(title, repo_id or str(folder), self.report, provenance or Provenance(), self._examples())
         card.other_configs = other_configs or []
-        (folder / "README.md").write_text(render(card), encoding="utf-8")
+        candidates, flat, scores = config_names(self.report.student["student"])
+        with tempfile.TemporaryDirectory(dir=target, prefix=hub.UNFINISHED) as fresh:
+            new = Path(fresh)
+            hub.write_table(self.candidates, new / candidates)
+            hub.write_table(self.scores, new / scores)
+            if self.report.kept:
+                hub.write_table(self.dataset, new / flat)
+            self.report.save(new / "report.json")
+            (new / "README.md").write_text(render(card), encoding="utf-8")
+            hub.replace_result(target, new)
 
     def push_to_hub(
         self,

@@ -17,6 +17,7 @@ import srt_hf
 from srt_hf import Recycled, Selector, Student, Teacher, recycle
 from srt_hf.card import CardData, Provenance, block, config_names, inline, render
 from srt_hf.errors import ConfigError, HubError
+from srt_hf.hub import UNFINISHED
 from srt_hf.report import Report, measure
 from srt_hf.schema import CANDIDATES_COLUMNS, FLAT_COLUMNS, SCORES_COLUMNS
 
@@ -177,11 +178,19 @@ def test_the_folder_is_the_repo(recycled: Recycled, tmp_path: Path) -> None:
 
 
 def test_the_folder_holds_exactly_the_last_run(recycled: Recycled, tgi: LocalTGI, student: Student, tmp_path: Path) -> None:
+    """What an earlier run left there is not lost; the same run again leaves nothing behind."""
     recycled.save_to_disk(tmp_path / "out")
+    (tmp_path / "out" / f"{UNFINISHED}killed").mkdir()
+    recycled.save_to_disk(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not list((tmp_path / "out").glob(f"{UNFINISHED}*"))
+    before = sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*"))
     with LocalTGI(lambda body: ("no tags", "stop")) as dumb:
         nothing = recycle(ROWS, teacher=Teacher(dumb.url, journal=False), student=student)
-    nothing.save_to_disk(tmp_path / "out")
+    with pytest.warns(UserWarning, match=r"The earlier result in .*out is now in .*out\.1"):
+        nothing.save_to_disk(tmp_path / "out")
     assert not (tmp_path / "out" / config_names(recycled.report.student["student"])[1]).exists()
+    assert sorted(path.relative_to(tmp_path / "out.1") for path in (tmp_path / "out.1").rglob("*")) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="not a result of this tool"):
@@ -340,6 +349,7 @@ def example_card() -> CardData:
     report.reasons = {"response_chosen": 1, "both_chosen": 1, "original_preferred": 2, "teacher_failed": 1}
     report.candidates = {"instruction": {"usable": 4, "refused": 1}, "response": {"usable": 3}, "both": {"usable": 2}}
     report.tokens = {"prompt": 4321, "completion": 2345, "replies": 10}
+    report.missing = {"candidate_error": 1, "too_long": 1}
     report.teacher = {"name": "org/teacher-70b@0123abcd"}
     report.student = {
         "student": "org/student-7b",

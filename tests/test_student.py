@@ -372,6 +372,19 @@ def test_missing_columns_are_named(llama: str) -> None:
         Student(llama).score({"input": [""]})
 
 
+def test_single_rows_are_told_to_come_in_batches(llama: str) -> None:
+    rows = Dataset.from_list([{"instruction": INSTRUCTION, "output": OUTPUT, "candidates": candidates(PAIRS[0])}])
+    for function in (Student(llama).score, Student(llama).score_candidates):
+        with pytest.raises(DataError, match="batched=True"):
+            rows.map(function)
+
+
+def test_a_folder_without_a_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(make_gpt2(tmp_path / "whole")).save_pretrained(tmp_path / "bare")
+    with pytest.raises(StudentError, match="okenizer"):
+        Student(str(tmp_path / "bare")).load()
+
+
 def test_forked_workers_give_the_same_numbers(tmp_path: Path) -> None:
     """After torch has computed in the process that forks, too, which hangs a worker that takes no care (student/forks.py)."""
     folder = str(make("llama", tmp_path, hidden_size=256, intermediate_size=1024))

@@ -273,3 +273,6 @@ def _need(batch: Mapping[str, list[Any]], *columns: str) -> None:
     if absent:
         message = f"The student needs the column {' and '.join(absent)}; this dataset has {', '.join(batch) or 'none'}."
         raise DataError(message, "Rename columns with `Dataset.rename_columns`; candidates come from `ds.map(srt_hf.reflect)`.")
+    first = batch[columns[0]]
+    if isinstance(first, str) or any(isinstance(value, Mapping) for value in first[:1]):
+        raise DataError("The student scores batches, not single rows.", "Map it with `batched=True`.")

@@ -18,12 +18,19 @@ from srt_hf.prompts import TEMPLATE_NAMES, TEMPLATES, user_turn
 
 
 class Texts:
-    """One tokenizer and one template. `template` is the resolved name, `start` the start token's id."""
+    """One tokenizer and one template. `template` is the resolved name, `start` the start token's id.
+
+    Raises StudentError for a tokenizer that cannot be used, ConfigError for a template that does not fit it.
+    """
 
     def __init__(self, tokenizer: Any, template: str) -> None:
         self.tokenizer = tokenizer
         self.template = _resolve(template, tokenizer)
         self.start = _start_token(tokenizer)
+        if not self.encode(["text"])[0]:  # what transformers makes of a folder without one
+            raise StudentError(
+                f"The tokenizer of {tokenizer.name_or_path} is empty.", "Save the student's tokenizer into its folder."
+            )
 
     @property
     def lead(self) -> tuple[int, ...]:
