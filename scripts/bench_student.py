@@ -25,15 +25,14 @@ import transformers
 import srt_hf
 from srt_hf.cli import parse, run
 from srt_hf.errors import ConfigError, DataError
-from srt_hf.pipeline import StagedScorer
 from srt_hf.report import render_table
 from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE
+from srt_hf.scoring import BATCH, StagedScorer
 from srt_hf.sources import prepare
-from srt_hf.student.yardsticks import Key, OtherWays, Way, by_key, environment, fastest_dtype, stand_in
+from srt_hf.student.yardsticks import Key, OtherWays, Way, by_key, environment, interleave, stand_in
 
 ORIGINS = (ORIGINAL, INSTRUCTION, RESPONSE, BOTH)
 Rows = list[list[dict[str, Any]]]  # each its candidates, in the order of ORIGINS
-MAP_BATCH = 128  # rows that the pipeline scores at a time
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2-135m": {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
                      "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True},
@@ -57,7 +56,7 @@ class Arguments:
     limit: int = field(default=100, metadata={"help": "rows"})
     baseline_limit: int = field(default=10, metadata={"help": "rows for the two slow ways"})
     repetitions: int = field(default=3, metadata={"help": "timed runs of each way"})
-    dtype: str = field(default="auto", metadata={"help": "of our fastest way; auto: bfloat16 where its products are faster"})
+    dtype: str = field(default="fastest", metadata={"help": "of our fastest way; fastest: bfloat16 where its products are"})
     random_init: str | None = field(default=None, metadata={"help": f"random weights in this shape: {', '.join(SHAPES)}"})
     proxy: str | None = field(default=None, metadata={"help": "a smaller student, to see how well its scores stand in"})
     json: str | None = field(default=None, metadata={"help": "file for every number"})
@@ -95,7 +94,7 @@ def shape_without_weights(name: str, tokenizer_of: str, folder: str) -> str:
 
 def exhaustive(student: srt_hf.Student, rows: Rows) -> dict[Key, float]:
     """Every loss of every candidate, in the pipeline's batches."""
-    batches = [rows[at : at + MAP_BATCH] for at in range(0, len(rows), MAP_BATCH)]
+    batches = [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
     scores = chain(*(student.score_candidates({"candidates": batch})["scores"] for batch in batches))
     return by_key(chain(*rows), chain(*scores))
 
@@ -103,7 +102,7 @@ def exhaustive(student: srt_hf.Student, rows: Rows) -> dict[Key, float]:
 def selective(student: srt_hf.Student, rows: Rows) -> dict[Key, float]:
     """Only what the decisions ask for, in the pipeline's order and batches."""
     losses: dict[Key, float] = {}
-    for batch in (rows[at : at + MAP_BATCH] for at in range(0, len(rows), MAP_BATCH)):
+    for batch in (rows[at : at + BATCH] for at in range(0, len(rows), BATCH)):
         columns: dict[str, Any] = {"candidates": [row[:2] for row in batch]}
         columns |= StagedScorer(student, srt_hf.select, "instruction")(columns)
         staged = [{"candidates": c, "scores": s} for c, s in zip(columns["candidates"], columns["scores"], strict=True)]
@@ -133,8 +132,8 @@ def make_ways(students: dict[str, srt_hf.Student], network: Any, rows: Rows, few
 def show(report: dict[str, Any]) -> str:
     columns = {"rows/s": "rows_per_second .2f", "×": "rows_ratio .2f", "tokens/s": "tokens_per_second ,.0f"}
     columns |= {"×/token": "tokens_ratio .2f", "padding": "padding_share .1%", "duplicates": "duplicate_share .1%"}
-    columns |= {"shared": "shared_share .1%"}
-    columns |= {"|Δnll|": "largest_nll_difference .1e", "MiB": "memory_mib ,.0f", "matmul": "matmul_share .0%"}
+    columns |= {"shared": "shared_share .1%", "|Δnll|": "largest_nll_difference .1e", "MiB": "memory_mib ,.0f"}
+    columns["matmul"] = "matmul_share .0%"
     lines = [[way] for way in report["ways"]]
     for line, found in zip(lines, report["ways"].values(), strict=True):
         line += ["–" if found[name] is None else format(found[name], form) for name, form in map(str.split, columns.values())]
@@ -151,15 +150,12 @@ def main(given: Arguments) -> int:
         model = shape_without_weights(given.random_init, given.student, folder) if given.random_init else given.student
         students = {"float32": srt_hf.Student(model, dtype="float32")}
         device = students["float32"].load().engine.model.device
-        fastest = fastest_dtype(device) if given.dtype == "auto" else given.dtype
-        students.setdefault(fastest, srt_hf.Student(model, dtype=fastest))
+        fastest = (other := srt_hf.Student(model, dtype=given.dtype)).load().dtype
+        students.setdefault(fastest, other)
         students |= {"proxy": srt_hf.Student(given.proxy, dtype="float32")} if given.proxy else {}
         network = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device).eval()
         ways = make_ways(students, network, rows, few)
-        for way in ways.values():
-            way.watch()
-        for way in [*ways.values()] * given.repetitions:
-            way.time()
+        interleave([*ways.values()], given.repetitions)
     report = {**asdict(given), **environment(device), "fastest": fastest, "rows": len(rows), "baseline_rows": len(few)}
     report["ways"] = {name: way.figures(ways["published"]) for name, way in ways.items()}
     print(show(report))

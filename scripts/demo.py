@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -77,12 +78,15 @@ def make_toy_student(folder: Path, texts: list[str]) -> None:
 
 
 def before_after(recycled: srt_hf.Recycled) -> str:
-    """One line a row: scores of the original and of the choice, and the decision."""
+    """One line a row: scores of the original and of the choice, and the decision.
+
+    Numbers are cut, not rounded: 1.000 would also be what is just below 1, and below 1 is what keeps a row.
+    """
     lines = []
     for row in recycled.rows:
         before, after = row["scores"][0], row["scores"][row["choice"]]
         numbers = [before["ifd"], before["r_ifd"], after["ifd"], after["r_ifd"]]
-        shown = ["–" if number is None else f"{number:.3f}" for number in numbers]
+        shown = ["–" if number is None else f"{math.floor(1000 * number) / 1000:.3f}" for number in numbers]
         question = " ".join(row["instruction"].split())
         lines.append(
             [row["id"], question[:34] + "…" * (len(question) > 34), *shown, "kept" if row["kept"] else "", row["reason"]]
@@ -128,7 +132,8 @@ def main(output: Path) -> int:
     made = srt_hf.Provenance("scripts/demo/rows.jsonl", command="python scripts/demo.py")
     recycled.save_to_disk(output / "dataset", provenance=made)
     print(f"\n3. Saved: {output / 'dataset'} (Parquet, README.md is the card, report.json)")
-    print("\n4. Fine-tuning the student on the kept rows with TRL\n")
+    print("\n4. Fine-tuning the student on the kept rows with TRL")
+    print("   (a few steps of a toy: its loss stays high, and all that they show is that the road works)\n")
     fine_tune(recycled, output / "toy-student", output / "fine-tuned")
     print(f"\nDone in {time.perf_counter() - start:.0f} s. Everything is in {output}.")
     return 0

@@ -12,14 +12,17 @@ or in a YAML file given with --config; the command line wins.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass
+from typing import Any
 
-from transformers.hf_argparser import HfArg
+import torch
+from transformers.utils import is_torch_bf16_gpu_available
 from trl import ModelConfig, ScriptArguments, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 import srt_hf
-from srt_hf.cli import parse, run
-from srt_hf.errors import ConfigError, StudentError
+from srt_hf.cli import option, parse, run
+from srt_hf.errors import ConfigError, DataError, StudentError
 from srt_hf.prompts import TEMPLATES
 
 
@@ -27,42 +30,51 @@ from srt_hf.prompts import TEMPLATES
 class DataArguments(ScriptArguments):
     """The dataset"""
 
-    dataset_name: str | None = HfArg(
-        aliases=["--dataset"], default=None, help="recycled dataset: Hub id, local JSONL or Parquet file, or folder (required)"
+    dataset_name: str | None = option(
+        None, "recycled dataset: Hub id, local JSONL or Parquet file, or folder (required)", aliases=["--dataset"]
     )
-    dataset_config: str | None = HfArg(default=None, help="config, such as a student's name; default: the repo's default")
-    template: str = HfArg(
-        default="vicuna", help=f"prompt format: {', '.join(TEMPLATES)}, or chat for the tokenizer's own; as it was scored with"
+    dataset_config: str | None = option(None, "config, such as a student's name [the repo's default]")
+    template: str = option(
+        "vicuna", f"prompt format: {', '.join(TEMPLATES)}, or chat for the tokenizer's own; as it was scored with"
     )
-    global_batch_size: int = HfArg(
-        default=128, help="rows an optimizer step over all devices; gradient accumulation follows from it"
-    )
+    global_batch_size: int = option(128, "rows an optimizer step over all devices; gradient accumulation follows from it")
 
 
 @dataclass
 class TrainingArguments(SFTConfig):
     """Training (TRL's SFTConfig)"""
 
-    output_dir: str | None = field(default="sft-output", metadata={"help": "folder that gets the model"})
-    learning_rate: float = field(default=2e-5, metadata={"help": "peak learning rate"})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "schedule after the warmup"})
-    num_train_epochs: float = field(default=3.0, metadata={"help": "passes over the data"})
-    per_device_train_batch_size: int = field(default=4, metadata={"help": "rows a device a forward pass"})
-    warmup_steps: float = field(default=0.03, metadata={"help": "steps, or below 1 the share of all steps"})
-    weight_decay: float = field(default=0.0, metadata={"help": "weight decay"})
+    output_dir: str | None = option("sft-output", "folder that gets the model")
+    learning_rate: float = option(2e-5, "peak learning rate")
+    lr_scheduler_type: str = option("cosine", "schedule after the warmup")
+    num_train_epochs: float = option(3.0, "passes over the data")
+    per_device_train_batch_size: int = option(4, "rows a device a forward pass")
+    gradient_accumulation_steps: int = option(1, "not to be given: follows from --global_batch_size")
+    warmup_steps: float = option(0.03, "steps, or below 1 the share of all steps")
+    weight_decay: float = option(0.0, "weight decay")
     # TRL sets the old name of this switch, which transformers 5 warns about.
-    gradient_checkpointing: bool | None = field(default=None, metadata={"help": "old name of activation_checkpointing"})
-    activation_checkpointing: bool | None = field(default=True, metadata={"help": "less memory for a fifth more time"})
-    max_length: int | None = field(default=2048, metadata={"help": "tokens of prompt and completion together"})
+    gradient_checkpointing: bool | None = option(None, "old name of activation_checkpointing")
+    activation_checkpointing: bool | None = option(True, "less memory for a fifth more time")
+    max_length: int | None = option(2048, "tokens of prompt and completion together")
+    bf16: bool | None = option(None, "bfloat16 mixed precision [where a GPU can do it]")
+
+    def __post_init__(self) -> None:
+        if self.gradient_accumulation_steps != 1:
+            raise ConfigError(
+                "--gradient_accumulation_steps follows from the global batch.", "Leave it out and give --global_batch_size."
+            )
+        # TRL's defaults are a GPU's: without one, transformers refuses bf16 and torch warns of pinned memory.
+        if self.bf16 is None:
+            self.bf16 = not (self.fp16 or self.use_cpu) and is_torch_bf16_gpu_available()
+        self.dataloader_pin_memory &= torch.accelerator.is_available()
+        super().__post_init__()
 
 
 @dataclass
 class StudentArguments(ModelConfig):
     """The model (TRL's ModelConfig)"""
 
-    model_name_or_path: str | None = field(
-        default="meta-llama/Llama-2-7b-hf", metadata={"help": "Hub id or folder of the model to train"}
-    )
+    model_name_or_path: str | None = option("meta-llama/Llama-2-7b-hf", "Hub id or folder of the model to train")
 
 
 def accumulation(global_batch_size: int, per_device: int, world_size: int) -> int:
@@ -76,11 +88,21 @@ def accumulation(global_batch_size: int, per_device: int, world_size: int) -> in
     return passes
 
 
-def load_training_rows(data: DataArguments) -> object:
-    """The dataset as prompt/completion; all other columns are dropped, scores among them."""
+def load_training_rows(data: DataArguments) -> Any:
+    """The dataset as prompt/completion; all other columns are dropped, scores among them.
+
+    Raises DataError for a table of all rows, whose texts are the originals.
+    """
     if not data.dataset_name:
         raise ConfigError("No dataset is named.", "Give one with --dataset.")
     rows = srt_hf.load_rows(data.dataset_name, name=data.dataset_config, split=data.dataset_train_split)
+    if {"candidates", "scores"} & set(rows.column_names):
+        raise DataError(
+            f"{data.dataset_name} holds all rows here, with their candidates or scores, and not the kept pairs.",
+            "Name the student's config with --dataset_config, or none.",
+        )
+    if "origin" not in rows.column_names:
+        warnings.warn(f"{data.dataset_name} is no recycled dataset; it is trained on as it is.", stacklevel=2)
     return rows.map(
         srt_hf.to_prompt_completion,
         fn_kwargs={"template": data.template},

@@ -126,6 +126,7 @@ def _values(card: CardData) -> dict[str, Any]:
         "teacher": inline(report.teacher.get("name")),
         "student": inline(_at(student.get("student"), student.get("revision"))),
         "scoring": inline(f"{student.get('template')}, {student.get('max_length')} tokens, {student.get('dtype')}"),
+        "proxy": _proxy(report.proxy),
         "mode": _MODES[report.mode],
         "rule": _RULE_WORDS[report.rule],
         "keep": _KEEP_WORDS[report.keep],
@@ -137,6 +138,15 @@ def _values(card: CardData) -> dict[str, Any]:
         "command": block(provenance.command) if provenance.command else "From Python, with `srt_hf.recycle`.",
         "license": provenance.license,
     }
+
+
+def _proxy(proxy: Mapping[str, Any]) -> str:
+    """Who scored rows in the student's place, and what that changed, in words; nothing for a run without a proxy."""
+    if not proxy:
+        return ""
+    name = inline(_at(proxy["student"], proxy["revision"]))
+    checked = f"of {proxy['sample']} of them that the student scored too, {proxy['choices_changed']} choices changed"
+    return f"{name} scored and decided {proxy['rows']} rows, by more than {proxy['margin']:g}; {checked}"
 
 
 def _at(name: str | None, revision: str | None) -> str:

@@ -5,13 +5,26 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
+import shlex
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from srt_hf.errors import SrtError
+from srt_hf.errors import ConfigError, SrtError
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+    """A dataclass field that is an option of the command line, with what argparse shall know of it."""
+    return field(default=default, metadata={"help": help, **more})
+
+
+def explained(values: Mapping[str, str]) -> str:
+    """An option's values and what they mean, for its help text."""
+    return ", ".join(f"{value} ({meaning})" for value, meaning in values.items())
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -26,17 +39,38 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        shown = action.default not in (None, False, argparse.SUPPRESS)
+        shown = not any(action.default is hidden for hidden in (None, False, argparse.SUPPRESS))  # 0 is a default too
         return f"{text} [{action.default}]".replace("%", "%%") if shown else text.replace("%", "%%")
 
 
 def parse(description: str | None, *groups: type) -> tuple[Any, ...]:
     """Parse the command line (and `--config FILE.yaml`; the command line wins) into instances of the dataclasses `groups`.
 
-    Each dataclass becomes a group of the help page, headed by its docstring. A wrong option or config file ends the program
-    with one line and exit code 2.
+    Each dataclass becomes a group of the help page, headed by its docstring, and may raise ConfigError for its values. A wrong
+    option or config file ends the program with one line and exit code 2.
     """
     import yaml
+
+    try:
+        *parsed, keys, words = _parser(description, groups).parse_args_and_config(
+            return_remaining_strings=True, separate_remaining_strings=True
+        )
+    except IndexError:
+        _refuse("--config needs a file: --config FILE.yaml.")
+    except OSError as error:
+        _refuse(f"The config file {error.filename} cannot be read: {error.strerror}.")
+    except yaml.YAMLError as error:
+        _refuse(f"The config file is no YAML: {error}.")
+    except (ConfigError, ValueError) as error:
+        _refuse(str(error))
+    if words:
+        _refuse(f"There is no option {words[0]}. See --help.")
+    if keys:
+        _refuse(f"There is no option {keys[0]}, which the config file sets. See --help.")
+    return tuple(parsed)
+
+
+def _parser(description: str | None, groups: tuple[type, ...]) -> Any:
     from trl import TrlParser
 
     for group in groups:
@@ -50,15 +84,25 @@ def parse(description: str | None, *groups: type) -> tuple[Any, ...]:
         epilog="--config FILE.yaml takes any of these options from a file; the command line wins.",
         allow_abbrev=False,
     )
-    try:
-        return parser.parse_args_and_config()
-    except (OSError, ValueError, IndexError, yaml.YAMLError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+    parser.error = _refuse  # argparse's own prints the usage too
+    return parser
+
+
+def _refuse(complaint: str) -> NoReturn:
+    print(f"error: {' '.join(complaint.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def command() -> str:
+    """The command as it was given, but for the queries of addresses, which may hold a secret."""
+    given = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    return re.sub(r"(https?://[^\s'?]+)\?[^\s']*", r"\1", given)
 
 
 def run(main: Callable[[], int], interrupted: str = "") -> int:
-    """Run a script's main and return its exit code: an error of ours is one line on stderr; `interrupted` says what is safe."""
+    """Run a script's main and return its exit code: an error of ours is one line on stderr and 1, or 2 where an option's value
+    is wrong; `interrupted` says what is safe.
+    """
     warnings.showwarning = _show_warning
     # datasets cancels the other rows of an async map that failed; asyncio would print a traceback for each of them.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -66,7 +110,7 @@ def run(main: Callable[[], int], interrupted: str = "") -> int:
         return main()
     except SrtError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print(f"Interrupted. {interrupted}".strip(), file=sys.stderr)
         # datasets' worker threads may still hold requests open; nothing of theirs is needed any more.

@@ -5,6 +5,7 @@ A path is not its content: a model retrained in place must not be answered from 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import xxhash
@@ -20,12 +21,28 @@ _known: dict[tuple[str, int, int], bytes] = {}
 
 
 def model_identity(model: str, revision: str | None = None) -> str:
-    """The commit sha that `revision` of a Hub repo stands for now, or "xxh3:" and the digest of a local folder's content.
+    """The commit sha that `revision` of a Hub repo stands for now, or "xxh3:" and the digest of a local folder's content; of a
+    PEFT adapter, this and its base model's.
 
     Works offline where the repo is in the Hub cache. Raises StudentError where there is no such folder or repo.
     """
     folder = Path(model)
-    return _folder_digest(folder) if folder.is_dir() else _commit(model, revision)
+    base = base_model(model, revision)
+    own = (
+        _folder_digest(folder) if folder.is_dir() else _commit(model, revision, "adapter_config.json" if base else "config.json")
+    )
+    return f"{own}+{model_identity(base)}" if base else own
+
+
+def base_model(model: str, revision: str | None = None) -> str | None:
+    """The name of the model that a PEFT adapter changes; None for what is no adapter."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    try:
+        config = find_adapter_config_file(model, revision=revision)
+    except (OSError, ValueError):  # no such repo: whoever loads it says so
+        return None
+    return json.loads(Path(config).read_text(encoding="utf-8")).get("base_model_name_or_path") if config else None
 
 
 def shown_name(model: str) -> str:
@@ -54,12 +71,12 @@ def _file_digest(path: Path) -> bytes:
     return _known[key]
 
 
-def _commit(model: str, revision: str | None) -> str:
+def _commit(model: str, revision: str | None, file: str) -> str:
     from transformers.utils import cached_file
 
     # transformers 5 no longer notes the commit on the config; the folder of the cached file is named by it.
     try:
-        config = cached_file(model, "config.json", revision=revision)
+        config = cached_file(model, file, revision=revision)
     except (OSError, ValueError) as error:
         raise StudentError(f"The model {model} cannot be found: {brief(error)}") from error
     return Path(config).parent.name

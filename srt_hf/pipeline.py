@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +16,11 @@ from srt_hf.prompts import Prompts
 from srt_hf.reflection import Reflector
 from srt_hf.report import Report, measure
 from srt_hf.rows import flatten
-from srt_hf.schema import CANDIDATES_COLUMNS, COUNTS, FLAT_COLUMNS, NLLS, ORIGINAL, SCORES_COLUMNS, batch_columns, features
+from srt_hf.schema import CANDIDATES_COLUMNS, FLAT_COLUMNS, SCORES_COLUMNS, features
+from srt_hf.scoring import Scoring, check_proxy
 from srt_hf.selection import Selector, select
 from srt_hf.sources import prepare
-from srt_hf.student import Student, as_score
+from srt_hf.student import Student
 from srt_hf.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MODES = ("selective", "exhaustive")
-_SCORING_BATCH = 128  # rows a map batch: enough to sort by length, few enough for the progress bar to move
 
 
 def recycle(
@@ -43,6 +41,8 @@ def recycle(
     prompts: Prompts | str | Path | None = None,
     columns: dict[str, str] | None = None,
     id_column: str | None = None,
+    proxy: Student | str | None = None,
+    margin: float = 0.05,
 ) -> Recycled:
     """Recycle an instruction dataset for a student: the whole of Selective Reflection-Tuning.
 
@@ -50,11 +50,16 @@ def recycle(
         picks; two calls a row) or "exhaustive" (three calls; the candidates then serve any student). With a deterministic
         teacher both choose the same pairs.
     columns: the dataset's own names for instruction, input, output. id_column: its column of distinct ids.
+    proxy: a smaller model that scores first (Superfiltering, arXiv 2402.00530). Only rows whose decision it leaves within
+        `margin` (in units of ifd and r_ifd) go to the student; `scored_by` says whose scores a row has. The report tells how
+        many passes that saved and, from a sample that the student scores too, how many choices it changed.
+    selector: the rule, `srt_hf.select` or a `Selector`. prompts: your own wording, as a file or `Prompts`.
 
     Each step is a `Dataset.map`, so `datasets` caches it. Raises DataError, ConfigError, StudentError or TeacherError.
     """
-    if mode not in MODES:
-        raise ConfigError(f"There is no mode {mode!r}.", f"Choose from {', '.join(MODES)}.")
+    check_mode(mode)
+    if not margin >= 0:
+        raise ConfigError(f"margin={margin} is not a distance.", "Give a number of at least 0.")
     teacher = Teacher(teacher) if isinstance(teacher, str) else teacher
     student = Student(student) if isinstance(student, str) else student
     if not isinstance(teacher, Teacher) or not isinstance(student, Student):
@@ -63,105 +68,53 @@ def recycle(
             f"teacher and student are a Teacher and a Student or their names, not {given}.",
             "Save a model that is in memory with its tokenizer and give the folder.",
         )
+    proxy = student.like(proxy) if isinstance(proxy, str) else proxy
+    scoring = Scoring(student, selector, proxy, margin)
     reflector = Reflector(teacher, prompts=prompts)
     rows = prepare(dataset, columns=columns, id_column=id_column)
     # Whatever is wrong with either model shows before the first call is paid for.
     teacher.identity()
     student.load()
+    if proxy:
+        proxy.load()
     clock = _Clock()
     left_out = len(dataset) - len(rows)
-    if mode == "exhaustive":
-        rows = _exhaustive(rows, reflector, student, clock)
-    else:
-        rows = _selective(rows, reflector, student, selector, clock)
+    rows = (_exhaustive if mode == "exhaustive" else _selective)(rows, reflector, scoring, clock)
     with clock("select"):
         rows = rows.map(selector, desc="Student selects")
     report = Report(mode, selector.rule, selector.keep, seconds=clock.seconds)
     report.left_out = {"not one question and one answer": left_out} if left_out else {}
     report.teacher = {"name": str(teacher.identity()), **teacher.counts}
     report.student = {**student.scored_by(), "passes": student.count_passes}
+    if proxy:
+        with clock("check proxy"):
+            report.proxy = check_proxy(rows, scoring, mode)
     return Recycled(rows, measure(report, rows))
 
 
-def _exhaustive(rows: Dataset, reflector: Reflector, student: Student, clock: _Clock) -> Dataset:
+def check_mode(mode: str) -> None:
+    """Raises ConfigError where no mode has this name."""
+    if mode not in MODES:
+        raise ConfigError(f"There is no mode {mode!r}.", f"Choose from {', '.join(MODES)}.")
+
+
+def _exhaustive(rows: Dataset, reflector: Reflector, scoring: Scoring, clock: _Clock) -> Dataset:
     with clock("reflect"):
         rows = rows.map(reflector.reflect, desc="Teacher reflects on instruction, response, both")
     with clock("score"):
-        return _score(rows, student.score_candidates, "Student scores all candidates")
+        return scoring.run(rows, "all", "Student scores all candidates")
 
 
-def _selective(rows: Dataset, reflector: Reflector, student: Student, selector: Selector, clock: _Clock) -> Dataset:
+def _selective(rows: Dataset, reflector: Reflector, scoring: Scoring, clock: _Clock) -> Dataset:
     with clock("reflect instructions"):
         rows = rows.map(reflector.reflect_instruction, desc="Teacher reflects on instructions")
     with clock("score instructions"):
-        rows = _score(rows, StagedScorer(student, selector, "instruction"), "Student scores instructions")
-        rows = rows.map(selector.instruction_winner, desc="Student picks instructions")
+        rows = scoring.run(rows, "instruction", "Student scores instructions")
+        rows = rows.map(scoring.selector.instruction_winner, desc="Student picks instructions")
     with clock("reflect responses"):
         rows = rows.map(reflector.reflect_response, desc="Teacher reflects on responses")
     with clock("score responses"):
-        return _score(rows, StagedScorer(student, selector, "response"), "Student scores responses")
-
-
-def _score(rows: Dataset, scorer: Callable[..., Any], description: str) -> Dataset:
-    return rows.map(scorer, batched=True, batch_size=_SCORING_BATCH, desc=description)
-
-
-@dataclass(frozen=True)
-class StagedScorer:
-    """Scoring for one stage of selective mode, for `map(batched=True)`: only the losses that the decision still needs.
-
-    Before the response reflection that is what stage 1 compares. After it, first what stage 2 compares, and everything about the
-    original for the report; then everything about the choice. Losses that a row has already are kept.
-    """
-
-    student: Student
-    selector: Selector
-    stage: str
-
-    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        for row in rows:
-            known = row.get("scores") or []
-            row["scores"] = [*known, *(as_score({}) for _ in range(len(row["candidates"]) - len(known)))]
-        self._measure(rows, self._compared)
-        if self.stage == "response":
-            self._measure(rows, self._chosen)
-        scored_by = [self.student.scored_by()] * len(rows)
-        return batch_columns(batch, {"scores": [row["scores"] for row in rows], "scored_by": scored_by})
-
-    def _measure(self, rows: list[dict[str, Any]], wanted: Callable[..., dict[int, tuple[str, ...]]]) -> None:
-        """Fill in the losses `wanted(row)` (candidate -> names) that the rows lack."""
-        pairs, needs = [], []
-        places: list[tuple[list[Any], int]] = []
-        for row in rows:
-            scores = row["scores"]
-            for n, names in wanted(row).items():
-                candidate = row["candidates"][n]
-                if candidate["error"]:
-                    scores[n] = as_score({"missing": "candidate_error"})
-                    continue
-                lacking = tuple(loss for loss in names if scores[n][loss] is None)
-                if lacking:
-                    pairs.append((candidate["instruction"], candidate["input"], candidate["output"]))
-                    needs.append(lacking)
-                    places.append((scores, n))
-        for (scores, n), losses in zip(places, self.student.nlls(pairs, which=needs), strict=True):
-            scores[n] = as_score({**{name: scores[n][name] for name in (*NLLS, *COUNTS)}, **losses})
-
-    def _compared(self, row: Mapping[str, Any]) -> dict[int, tuple[str, ...]]:
-        names = tuple(loss for name in self.selector.deciding_scores(self.stage) for loss in _BEHIND[name])
-        candidates = row["candidates"]
-        if self.stage == "instruction":
-            return dict.fromkeys(range(len(candidates)), names)
-        wanted = {row["choice"]: names, len(candidates) - 1: names}  # reflect_response appended the challenger
-        return wanted | {n: NLLS for n, candidate in enumerate(candidates) if candidate["origin"] == ORIGINAL}
-
-    def _chosen(self, row: Mapping[str, Any]) -> dict[int, tuple[str, ...]]:
-        return {self.selector(row)["choice"]: NLLS}
-
-
-# number of a score -> the losses that it is made of
-_BEHIND = {"ifd": ("nll_y", "nll_y_given_x"), "r_ifd": ("nll_x", "nll_x_given_y"), "nll_y_given_x": ("nll_y_given_x",)}
+        return scoring.run(rows, "response", "Student scores responses")
 
 
 class _Clock:

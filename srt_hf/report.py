@@ -27,7 +27,8 @@ class Report:
     scores: "ifd" and "r_ifd" -> "original" (all rows), "original_of_kept", "chosen" (kept rows) -> mean and percentiles.
     lengths: the same three -> mean and percentiles of the output's length in words.
     tokens: prompt, completion (what the teacher reported, all tries; None where it reported nothing) and replies
-        (reflections that were answered). seconds: stage -> wall time.
+        (reflections that were answered). proxy: of a run with one, who it is, the rows it decided, the passes it ran and saved
+        the student, and of a sample that the student scored too, the choices it changed. seconds: stage -> wall time.
     """
 
     mode: str
@@ -44,11 +45,18 @@ class Report:
     tokens: dict[str, int | None] = field(default_factory=dict)
     teacher: dict[str, Any] = field(default_factory=dict)
     student: dict[str, Any] = field(default_factory=dict)
+    proxy: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def nothing_replayed(self) -> bool:
+        """Whether the teacher was a replay in which no row was found: its ids are not the dataset's."""
+        asked = [code for codes in self.candidates.values() for code in codes]
+        return self.teacher.get("name", "").startswith("replay:") and set(asked) == {"not_attempted"}
 
     def save(self, path: str | Path) -> None:
         """Write the report as JSON."""
@@ -76,9 +84,13 @@ class Report:
         lines.append(["reflections answered", f"{replies:,}"])
         spent = "{:,} in, {:,} out".format(*tokens) if None not in tokens else "not reported"
         lines.append(["teacher tokens", spent])
-        counts = ("requests", "from_journal", "retries")
+        counts = ("requests", "asked_again", "retries", "from_journal")
         lines.append(["this process", ", ".join(f"{self.teacher.get(name, 0):,} {name.replace('_', ' ')}" for name in counts)])
         lines.append(["student passes", f"{self.student.get('passes', 0):,}"])
+        if self.proxy:
+            lines.append(["decided by the proxy", "{rows:,} rows, {passes_saved:,} student passes saved".format(**self.proxy)])
+            checked = "{choices_changed:,} of {sample:,} choices that the student checked are others".format(**self.proxy)
+            lines.append([f"proxy, margin {self.proxy['margin']:g}", checked])
         return lines + [[f"seconds: {stage}", f"{seconds:.1f}"] for stage, seconds in self.seconds.items()]
 
 

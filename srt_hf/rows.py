@@ -26,8 +26,8 @@ Triple = tuple[str, str, str]
 def triple(row: Mapping[str, Any]) -> Triple:
     """(instruction, input, output) of a row: three text columns (`input` may be absent), or one single-turn chat column.
 
-    A null cell is an empty text. Raises DataError where the row has neither layout, a cell is no text, or the chat has
-    more than one turn.
+    A null cell is an empty text. Raises DataError where the row has neither layout, a cell is no text (or a batch of them), or
+    the chat has more than one turn.
 
     >>> triple({"instruction": "Add.", "output": "3"})
     ('Add.', '', '3')
@@ -41,8 +41,11 @@ def triple(row: Mapping[str, Any]) -> Triple:
         return turns
     layout = next((name for name in CHAT_LAYOUTS if name in row), None)
     if layout is not None:
-        raise DataError(f"A row's `{layout}` is not one question and one answer.", "Filter multi-turn rows out first.")
-    raise _missing(row)
+        raise DataError(
+            f"A row's `{layout}` is not one question and one answer.",
+            "Filter multi-turn rows out first, and map without batched=True.",
+        )
+    raise _missing(row, "Rename yours with Dataset.rename_columns")
 
 
 def check_columns(dataset: Dataset) -> None:
@@ -51,7 +54,10 @@ def check_columns(dataset: Dataset) -> None:
         raise DataError("The dataset is empty.", "Check the split and the limit.")
     row = dataset[0]
     if not {"instruction", "output"} <= set(row) and not set(CHAT_LAYOUTS) & set(row):
-        raise _missing(row)
+        raise _missing(
+            row,
+            "Name yours with columns= (--instruction_column, --input_column, --output_column), rename them with rename_columns",
+        )
     for name in TRIPLE:
         if name in row and getattr(dataset.features[name], "dtype", None) not in ("string", "large_string", "null"):
             raise DataError(f"The column `{name}` holds {dataset.features[name]}, not text.", "Name the text columns.")
@@ -83,16 +89,24 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     if value is None:
         return ""
+    if isinstance(value, list):
+        raise DataError(
+            f"The column `{name}` holds a list, not text.",
+            "Where this is a batch, map it without batched=True, or use Reflector.reflect_batch.",
+        )
     if not isinstance(value, str):
-        raise DataError(f"The column `{name}` holds {type(value).__name__}, not text.", "Name the text columns.")
+        raise DataError(
+            f"The column `{name}` holds {type(value).__name__}, not text.", f"Rename the text columns to {', '.join(TRIPLE)}."
+        )
     return value
 
 
-def _missing(row: Mapping[str, Any]) -> DataError:
+def _missing(row: Mapping[str, Any], cure: str) -> DataError:
     absent = [f"`{name}`" for name in ("instruction", "output") if name not in row]
     return DataError(
-        f"The dataset has no column {' and '.join(absent)}; it has {', '.join(f'`{name}`' for name in row)}.",
-        "Name them (instruction_column, input_column, output_column) or bring `messages` or `conversations`.",
+        f"The dataset has no column{'s' * (len(absent) > 1)} {' and '.join(absent)}; "
+        f"it has {', '.join(f'`{name}`' for name in row)}.",
+        f"{cure}, or bring `messages` or `conversations`.",
     )
 
 
@@ -126,15 +140,23 @@ def with_ids(dataset: Dataset, column: str | None = None) -> Dataset:
     elif column not in dataset.column_names:
         raise DataError(f"There is no id column `{column}`; the dataset has {', '.join(dataset.column_names)}.")
     else:
-        ids = [str(value) for value in dataset[column] if value is not None]
-        if len(set(ids)) < len(dataset):
-            raise DataError(
-                f"The values of the id column `{column}` are not all distinct and given.",
-                "Name another with id_column, or give id_column '' to have ids made from the text.",
-            )
+        ids = _given_ids(dataset, column)
     if "id" in dataset.column_names:
         dataset = dataset.remove_columns("id")
     return dataset.add_column("id", ids)
+
+
+def _given_ids(dataset: Dataset, column: str) -> list[str]:
+    values = dataset[column][:]
+    ids = [str(value) for value in values]
+    repeated = next((id for id, count in Counter(ids).items() if count > 1), None)
+    if None not in values and repeated is None:
+        return ids
+    problem = f"is null in row {values.index(None)} (the first is 0)" if None in values else f"holds {repeated!r} more than once"
+    raise DataError(
+        f"The id column `{column}` {problem}.",
+        "Name another with id_column, or give id_column '' to have ids made from the text.",
+    )
 
 
 def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,6 +217,8 @@ def to_messages(row: Mapping[str, Any]) -> dict[str, Any]:
 def top(dataset: Dataset, by: str = "ifd", *, k: int | None = None, fraction: float | None = None) -> Dataset:
     """The `k` rows, or that `fraction` of all, with the highest value in column `by`: the paper's small-data setting (§5.2).
 
+    The paper takes the top of the selected rows (`recycled.dataset`), all below 1. In rows that no selection has seen, those
+    with an ifd above 1, where the instruction does not help, come first.
     Ties go by id, so that the result depends on no order; rows without the number come last. The rows keep their order.
     Raises ConfigError unless exactly one of k and fraction (in (0, 1]) is given, DataError where the column is missing.
     """

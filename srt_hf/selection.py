@@ -41,8 +41,21 @@ _RULES: dict[str, tuple[_Criterion | _Draw, _Criterion | _Draw]] = {
     "random": (_Draw(fair=True), _Draw(fair=True)),
     "all": (_Draw(fair=False), _Draw(fair=False)),
 }
-RULES = tuple(_RULES)
-KEEPS = ("reflected", "under_one", "all")
+# rule -> who wins.
+RULES = {
+    "paper": "the instruction with the highest ifd, then the response with the lowest r_ifd",
+    "ifd": "the highest ifd",
+    "r_ifd": "the lowest r_ifd",
+    "perplexity": "the lowest perplexity of the response",
+    "random": "a draw",
+    "all": "what is rewritten",
+}
+# keep -> which choices are kept.
+KEEPS = {
+    "reflected": "rewritten responses with ifd and r_ifd below 1",
+    "under_one": "any with both below 1",
+    "all": "any with text in it",
+}
 STAGES = ("instruction", "response")
 
 # Why a row was kept or not: a closed set, counted on the card.
@@ -66,10 +79,8 @@ REASONS = {
 class Selector:
     """Selection for `Dataset.map`; `select` is the paper's.
 
-    rule: "paper" (stage 1: highest ifd; stage 2: lowest r_ifd), the ablations "ifd", "r_ifd", "perplexity" (lowest
-        perplexity of the response given the instruction) and "random", or "all" (no selection: what is rewritten wins).
-    keep: "reflected" (as published: ifd and r_ifd of the choice below 1 and its response reflected), "under_one" (the same
-        test, any origin) or "all" (every choice with text in it).
+    rule: who wins a stage, as in `RULES`; all but "paper" are ablations.
+    keep: which choices are kept, as in `KEEPS`; "reflected" as published.
     stages: which reflections take part; ("instruction",) or ("response",) alone are the paper's ablations.
     seed: for rule "random", which draws by hash of seed and row id.
     """
@@ -104,17 +115,38 @@ class Selector:
         """Stage 1 alone -> choice: the pair whose response is to be reflected next (selective mode). For `Dataset.map`."""
         return row_columns(row, {"choice": self._instruct(row, *_parallel(row))})
 
+    def margin(self, row: Mapping[str, Any], stage: str = "all") -> float:
+        """How close a call the decision is: the least distance between the best two numbers compared at a stage, or of a number
+        of the choice from 1. 0 where one is missing, infinite where no number decides. stage: "instruction" for stage 1 alone."""
+        candidates, scores = _parallel(row)
+        winner = self._instruct(row, candidates, scores)
+        found = [self._lead("instruction", candidates, scores, [_original(candidates), *_of_origin(candidates, INSTRUCTION)])]
+        if stage != "instruction":
+            found.append(self._lead("response", candidates, scores, [winner, *_responses(candidates, winner)]))
+            choice = self._respond(row, candidates, scores, winner)
+            if self.keep == "under_one" or (self.keep == "reflected" and candidates[choice]["origin"] in (RESPONSE, BOTH)):
+                numbers = [_number(scores[choice], name) for name in ("ifd", "r_ifd")]
+                found += [0.0 if number is None else abs(1 - number) for number in numbers]
+        return min(found)
+
+    def _lead(self, stage: str, candidates: Sequence[Any], scores: Sequence[Any], contestants: Sequence[int]) -> float:
+        """The distance between the best two contestants, of whom the first cannot have failed."""
+        criterion = _RULES[self.rule][STAGES.index(stage)]
+        usable = [n for n in contestants if not candidates[n].get("error")]
+        if stage not in self.stages or isinstance(criterion, _Draw) or len(usable) < 2:
+            return math.inf
+        numbers = [_number(scores[n], criterion.number) for n in usable]
+        known = sorted(criterion.sign * number for number in numbers if number is not None)
+        return known[-1] - known[-2] if len(known) == len(numbers) else 0.0
+
     def deciding_scores(self, stage: str) -> set[str]:
         """The numbers that a stage compares, of incumbent and challengers: "ifd", "r_ifd" or "nll_y_given_x"."""
         criterion = _RULES[self.rule][STAGES.index(stage)]
         return {criterion.number} if isinstance(criterion, _Criterion) and stage in self.stages else set()
 
     def _instruct(self, row: Mapping[str, Any], candidates: Sequence[Any], scores: Sequence[Any]) -> int:
-        incumbent = next((n for n, candidate in enumerate(candidates) if candidate["origin"] == ORIGINAL), None)
-        if incumbent is None:
-            raise DataError("A row has no candidate of origin `original`.")
-        challengers = [n for n, candidate in enumerate(candidates) if candidate["origin"] == INSTRUCTION]
-        return self._contest(row, candidates, scores, "instruction", incumbent, challengers)
+        challengers = _of_origin(candidates, INSTRUCTION)
+        return self._contest(row, candidates, scores, "instruction", _original(candidates), challengers)
 
     def _respond(self, row: Mapping[str, Any], candidates: Sequence[Any], scores: Sequence[Any], winner: int) -> int:
         return self._contest(row, candidates, scores, "response", winner, _responses(candidates, winner))
@@ -174,6 +206,17 @@ class Selector:
 select = Selector()
 
 
+def _of_origin(candidates: Sequence[Any], origin: str) -> list[int]:
+    return [n for n, candidate in enumerate(candidates) if candidate["origin"] == origin]
+
+
+def _original(candidates: Sequence[Any]) -> int:
+    found = _of_origin(candidates, ORIGINAL)
+    if not found:
+        raise DataError("A row has no candidate of origin `original`.")
+    return found[0]
+
+
 def _responses(candidates: Sequence[Any], winner: int) -> list[int]:
     """The reflected responses to the winner's instruction; with several draws, those of the other pairs are no challengers."""
     origin = RESPONSE if candidates[winner]["origin"] == ORIGINAL else BOTH
@@ -185,6 +228,8 @@ def _parallel(row: Mapping[str, Any]) -> tuple[Sequence[Any], Sequence[Any]]:
     absent = [name for name in ("candidates", "scores") if name not in row]
     if absent:
         raise DataError(f"The rows have no column {' and '.join(absent)}.", "Reflect and score them first.")
+    if row["candidates"] and not isinstance(row["candidates"][0], Mapping):
+        raise DataError("This is a batch of rows, and each row is decided alone.", "Map it without batched=True.")
     if len(row["candidates"]) != len(row["scores"]):
         raise DataError(f"A row has {len(row['candidates'])} candidates but {len(row['scores'])} scores.", "Score it again.")
     return row["candidates"], row["scores"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ _FILES: dict[str, tuple[str, dict[str, Any]]] = {
     ".parquet": ("parquet", {}),
     ".csv": ("csv", {"keep_default_na": False}),
 }
+# What `datasets` says of a table without rows: of any, and of a Parquet file.
+_NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")
 
 
 def load_rows(source: str, *, name: str | None = None, split: str = "train", revision: str | None = None) -> Dataset:
@@ -32,14 +35,15 @@ def load_rows(source: str, *, name: str | None = None, split: str = "train", rev
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
     try:
-        dataset = _load(source, name, split, revision)
+        return _load(source, name, split, revision)
     except DatasetNotFoundError as error:
         raise DataError(f"{source} is neither a local file nor a dataset on the Hub that this login may read.") from error
-    except DatasetGenerationError as error:
-        raise DataError(f"{source} cannot be read: {error.__cause__ or error}") from error
-    except (ValueError, OSError, pa.ArrowException) as error:
-        raise DataError(f"{source} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-    return dataset
+    except (DatasetGenerationError, ValueError, OSError, pa.ArrowException) as error:
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+        said = " ".join(str(cause).split())[:300]
+        if any(words in said for words in _NO_ROWS):
+            raise DataError(f"{source} has no rows in its split {split!r}.") from error
+        raise DataError(f"{source} cannot be read: {said}") from error
 
 
 def _load(source: str, name: str | None, split: str, revision: str | None) -> Dataset:
@@ -53,6 +57,9 @@ def _load(source: str, name: str | None, split: str, revision: str | None) -> Da
             raise ValueError(f"the suffix {path.suffix!r} is none of {', '.join(_FILES)}")
         builder, options = _FILES[path.suffix]
         return load_dataset(builder, data_files=str(path), split=split, **options)
+    if not path.exists() and (path.suffix in _FILES or path.is_absolute() or source.startswith((".", "~"))):
+        # The Hub, which `load_dataset` would ask for long, has no dataset of such a name.
+        raise DataError(f"There is no file or folder {source}.")
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         saved = load_from_disk(source)
         if isinstance(saved, DatasetDict):
@@ -62,7 +69,18 @@ def _load(source: str, name: str | None, split: str, revision: str | None) -> Da
         if split not in ("train", str(saved.split)):
             raise ValueError(f"it is saved without splits, so there is no {split!r}")
         return saved
-    return load_dataset(source, name, split=split, revision=revision)
+    cache = _cache_of_folder(path) if path.is_dir() else None
+    return load_dataset(source, name, split=split, revision=revision, cache_dir=cache)
+
+
+def _cache_of_folder(folder: Path) -> str:
+    """A cache for the folder as it is now: `load_dataset` knows a folder with a card by its name alone, and would return what an
+    earlier run saved in it, or in another folder of the same name."""
+    from datasets import config
+
+    files = [(str(path), path.stat()) for path in sorted(folder.resolve().rglob("*")) if path.is_file()]
+    state = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in files])
+    return str(Path(config.HF_DATASETS_CACHE) / "folders" / hashlib.sha256(state.encode()).hexdigest()[:16])
 
 
 def prepare(dataset: Dataset, *, columns: dict[str, str] | None = None, id_column: str | None = None) -> Dataset:
@@ -73,11 +91,14 @@ def prepare(dataset: Dataset, *, columns: dict[str, str] | None = None, id_colum
     `messages` or `conversations` that are not one question and one answer are left out, with a warning that counts them.
     Raises DataError for missing columns, no rows, or cells that are no text.
     """
-    from datasets import Dataset, Value
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, Value
 
     if not isinstance(dataset, Dataset):
         raise DataError(
-            f"This is a {type(dataset).__name__}, not a Dataset.", "Choose a split; a stream goes through `map` step by step."
+            f"A Dataset is needed, and this is of type {type(dataset).__name__}.",
+            "Choose a split; a stream goes through `map` step by step."
+            if isinstance(dataset, (DatasetDict, IterableDataset, IterableDatasetDict))
+            else "Load it with `srt_hf.load_rows`, or make it of rows with `Dataset.from_list`.",
         )
     dataset = _rename(dataset, columns or {})
     dataset = dataset.remove_columns([name for name in dataset.column_names if name in STAGE_COLUMNS])

@@ -24,7 +24,7 @@ LAYERS = [
     {"errors", "schema"},
     {"prompts", "parsing", "metrics", "journal", "identity"},
     {"teacher", "student", "selection", "rows"},
-    {"reflection", "report", "sources"},
+    {"reflection", "report", "scoring", "sources"},
     {"card", "hub"},
     {"pipeline", "evaluation", "cli"},
 ]

@@ -101,6 +101,19 @@ def test_in_a_notebook_reflect_batch_does_the_same(teacher: Teacher, tgi: LocalT
     assert len(tgi.chats) == 6
 
 
+def test_a_batch_is_refused_with_the_cure(teacher: Teacher) -> None:
+    with pytest.raises(DataError, match=r"holds a list, not text.*without batched=True, or use Reflector.reflect_batch"):
+        ROWS.map(Reflector(teacher).reflect, batched=True)
+
+
+def test_a_second_try_is_counted_as_what_it_is() -> None:
+    with LocalTGI(answering("no tags")) as tgi:
+        teacher = Teacher(tgi.url, journal=False)
+        ROWS.map(Reflector(teacher).reflect_response)
+        assert len(tgi.chats) == 4
+        assert teacher.counts == {"requests": 4, "asked_again": 2, "retries": 0, "from_journal": 0}
+
+
 def test_streaming_datasets_work_with_features(teacher: Teacher) -> None:
     stream = ROWS.to_iterable_dataset()
     everything = features(["instruction", "input", "output", "id", "candidates"])

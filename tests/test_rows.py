@@ -27,7 +27,7 @@ def test_layouts() -> None:
     assert triple({"conversations": sharegpt}) == ("Be kind.\n\nHi", "", "Hello")
     with pytest.raises(DataError, match="one question and one answer"):
         triple({"messages": TURNS * 2})
-    with pytest.raises(DataError, match="no column `instruction` and `output`; it has `prompt`, `text`"):
+    with pytest.raises(DataError, match=r"no columns `instruction` and `output`; it has `prompt`, `text`\. Rename yours"):
         triple({"prompt": "a", "text": "b"})
     with pytest.raises(DataError, match="`output` holds int"):
         triple({"instruction": "a", "output": 3})
@@ -47,8 +47,10 @@ def test_ids_of_the_dataset() -> None:
     data = Dataset.from_dict({"instruction": ["a", "b"], "output": ["x", "y"], "n": [7, 8], "same": [1, 1]})
     assert with_ids(data, "n")["id"][:] == ["7", "8"]
     assert with_ids(data.rename_column("n", "id"))["id"][:] == ["7", "8"]
-    with pytest.raises(DataError, match="`same` are not all distinct"):
+    with pytest.raises(DataError, match="The id column `same` holds '1' more than once"):
         with_ids(data, "same")
+    with pytest.raises(DataError, match=r"The id column `gaps` is null in row 1 \(the first is 0\)"):
+        with_ids(data.add_column("gaps", ["None", None]), "gaps")
     with pytest.raises(DataError, match="no id column `nr`; the dataset has instruction, output, n, same"):
         with_ids(data, "nr")
 
@@ -136,6 +138,36 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, text: str, compla
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("source", ["nope.jsonl", "data/nope.csv", "./nope", "../nope", "/nope/nope", "~/nope"])
+def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("asked the Hub"))
+    with pytest.raises(DataError, match=f"There is no file or folder {source}"):
+        load_rows(source)
+
+
+def test_a_folder_with_a_card_is_read_as_it_is_now(tmp_path: Path) -> None:
+    card = "---\nconfigs:\n- config_name: default\n  data_files: default/*.parquet\n---\n"
+    for parent, count in (("a", 1), ("b", 2), ("b", 3)):  # another folder of the same name, then the same with other rows
+        folder = tmp_path / parent / "recycled"
+        (folder / "default").mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(card)
+        pq.write_table(pa.Table.from_pylist(ROWS[:1] * count), folder / "default" / "train-00000-of-00001.parquet")
+        assert len(load_rows(str(folder))) == count
+
+
+@pytest.mark.parametrize(("name", "text"), [("d.csv", "instruction,output\n"), ("d.json", "[]"), ("d.jsonl", "\n")])
+def test_a_file_without_rows(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=f"{name} has no rows in its split 'train'"):
+        load_rows(str(tmp_path / name))
+
+
+def test_a_parquet_file_without_rows(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"instruction": pa.array([], pa.string())}), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r"d\.parquet has no rows in its split 'train'"):
+        load_rows(str(tmp_path / "d.parquet"))
+
+
 def test_prepare() -> None:
     wizard = Dataset.from_dict({"idx": ["x"], "instruction": ["a"], "output": ["b"]})
     prepared = prepare(wizard, id_column="idx")
@@ -146,7 +178,7 @@ def test_prepare() -> None:
         prepare(named, columns={"instruction": "questions"})
     with pytest.raises(DataError, match="of its own"):
         prepare(wizard, columns={"instruction": "idx"})
-    with pytest.raises(DataError, match="no column `output`; it has `instruction`, `text`"):
+    with pytest.raises(DataError, match=r"no column `output`; it has `instruction`, `text`\. Name yours with columns= \(--ins"):
         prepare(Dataset.from_dict({"instruction": ["a"], "text": ["b"]}))
     with pytest.raises(DataError, match="The dataset is empty"):
         prepare(Dataset.from_dict({"instruction": [], "output": []}))
@@ -173,7 +205,10 @@ def test_prepare_leaves_multi_turn_rows_out_and_says_so() -> None:
 def test_prepare_takes_a_dataset_only() -> None:
     rows = Dataset.from_list(ROWS)
     for other in (DatasetDict({"train": rows}), rows.to_iterable_dataset()):
-        with pytest.raises(DataError, match=f"This is a {type(other).__name__}, not a Dataset. Choose a split"):
+        with pytest.raises(DataError, match=f"A Dataset is needed, and this is of type {type(other).__name__}. Choose a split"):
+            prepare(other)
+    for other in ("rows.jsonl", ROWS):
+        with pytest.raises(DataError, match=r"of type (str|list). Load it with `srt_hf.load_rows`, .* `Dataset.from_list`"):
             prepare(other)
 
 

@@ -18,6 +18,8 @@ from datasets import Dataset, load_dataset
 from hub_server import UPLOAD_WARNING, LocalHub, hub_environment, point_at
 from tgi_server import LocalTGI
 
+from srt_hf.selection import KEEPS, RULES
+
 ROWS = [{"instruction": f"Write about number {n}.", "output": f"The number {n} is far away."} for n in range(12)]
 
 
@@ -121,6 +123,7 @@ def test_help_is_a_page(here) -> None:  # type: ignore[no-untyped-def]
     for option in (*choices.split(), "private", "create_pr", "output_dir"):
         assert f"--{option}" in out
     assert out.count("--id") == 1  # one spelling of each
+    assert "[0.0]" in out and all(f"{value} (" in out for value in (*RULES, *KEEPS))
 
 
 def complaint(result: tuple[int, str, str], code: int = 1) -> str:
@@ -137,21 +140,11 @@ def complaint(result: tuple[int, str, str], code: int = 1) -> str:
         ({"--dataset": "no/such.jsonl"}, "no/such.jsonl"),
         ({"--instruction_column": "prompt"}, "no column prompt; it has instruction, output"),
         ({"--id_column": "nr"}, "no id column `nr`"),
-        ({"--limit": "0"}, "The dataset is empty"),
-        ({"--template": "llama-9"}, "no template 'llama-9'"),
-        ({"--dtype": "int1"}, "no dtype 'int1'"),
-        ({"--rule": "best"}, "no rule 'best'"),
-        ({"--mode": "fast"}, "no mode 'fast'"),
         ({"--student": "/no/such/model"}, "/no/such/model"),
         ({"--student": "org/no-such-model"}, "org/no-such-model"),
         ({"--teacher": "http://127.0.0.1:9"}, "transformers serve"),
-        ({"--teacher": "replay:nothing.jsonl"}, "replay:nothing.jsonl"),
-        ({"--prompts": "nothing.yaml"}, "nothing.yaml"),
         ({"--journal": "/proc/nothing/j"}, "/proc/nothing/j"),
-        ({"--output_dir": "/proc/nothing"}, "The output folder /proc/nothing cannot be made"),
-        ({"--output_dir": str(ROOT)}, "holds files that are not a result of this tool"),
         ({"--split": "test"}, 'Unknown split "test"'),
-        ({"--teacher": "localhost:8080"}, "is no teacher"),
         ({"--teacher": "org/no-such-model"}, "org/no-such-model"),
     ],
 )
@@ -171,7 +164,7 @@ def test_bad_input_is_one_clear_line(  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        ({"question": ["a"], "answer": ["b"]}, "no column `instruction` and `output`; it has `question`, `answer`"),
+        ({"question": ["a"], "answer": ["b"]}, "no columns `instruction` and `output`; it has `question`, `answer`"),
         ({"instruction": ["a"], "output": [1]}, "`output` holds Value('int64'), not text"),
         ({"instruction": [["a"]], "output": ["b"]}, "`instruction` holds List(Value('string')), not text"),
         ({"messages": ["just text"]}, "No row is a single question and answer"),
@@ -186,12 +179,67 @@ def test_bad_columns(here, tgi: LocalTGI, student_folder: str, tmp_path: Path, d
     )
 
 
-def test_wrong_options_and_config_files(here, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    assert "--instruktion" in complaint(here("recycle_and_push.py", "--instruktion", "x"), code=2)
-    for text, expected in (("- a", "mapping"), ("temprature: 1", "temprature"), ("a: [", "")):
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--limit", "0", "--limit is 0"),
+        ("--limit", "few", "invalid int value: 'few'"),
+        ("--template", "llama-9", "no template 'llama-9'"),
+        ("--dtype", "int1", "no dtype 'int1'"),
+        ("--max_length", "1", "max_length=1"),
+        ("--rule", "best", "no rule 'best'"),
+        ("--keep", "most", "no keep 'most'"),
+        ("--mode", "fast", "no mode 'fast'"),
+        ("--temperature", "-1", "temperature is -1.0"),
+        ("--teacher", "localhost:8080", "is no teacher"),
+        ("--prompts", "nothing.yaml", "nothing.yaml"),
+        ("--output_dir", "/proc/nothing", "The output folder /proc/nothing cannot be made"),
+        ("--output_dir", str(ROOT), "holds files that are not a result of this tool"),
+        ("--private", "true", "Name it with --repo."),
+        ("--instruktion", "x", "There is no option --instruktion. See --help."),
+        ("--config", "nothing.yaml", "The config file nothing.yaml cannot be read: No such file or directory."),
+    ],
+)
+def test_a_wrong_option_is_refused_before_the_dataset_is_looked_for(  # type: ignore[no-untyped-def]
+    here, tmp_path: Path, option: str, value: str, expected: str
+) -> None:
+    fine = ["--dataset", "no/such.jsonl", "--journal", str(tmp_path / "j"), "--output_dir", str(tmp_path / "out")]
+    assert expected in complaint(here("recycle_and_push.py", *fine, option, value), code=2)
+
+
+def test_wrong_config_files(here, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    wrong = {
+        "- a": "mapping",
+        "temprature: 1": "There is no option --temprature, which the config file sets. See --help.",
+        "a: [": "The config file is no YAML",
+        "mode: fast": "no mode 'fast'",
+    }
+    for text, expected in wrong.items():
         (tmp_path / "c.yaml").write_text(text)
         assert expected in complaint(here("recycle_and_push.py", "--config", str(tmp_path / "c.yaml")), code=2)
-    assert "nothing.yaml" in complaint(here("recycle_and_push.py", "--config", "nothing.yaml"), code=2)
+    assert "--config needs a file" in complaint(here("recycle_and_push.py", "--config"), code=2)
+
+
+def test_an_output_folder_is_a_teacher_for_the_same_ids(  # type: ignore[no-untyped-def]
+    here, rows: str, tgi: LocalTGI, student_folder: str, tmp_path: Path
+) -> None:
+    here("recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path))
+    made = json.loads((tmp_path / "out" / "report.json").read_text())
+    more = ["--teacher", f"replay:{tmp_path / 'out'}", "--output_dir", str(tmp_path / "again")]
+    code, _, _ = here("recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path), *more)
+    report = json.loads((tmp_path / "again" / "report.json").read_text())
+    assert code == 0 and report["candidates"] == made["candidates"] and report["teacher"]["name"].startswith("replay:out@")
+    assert len(tgi.chats) == 24
+    more[-1] = str(tmp_path / "other")
+    Path(rows).write_text("\n".join(json.dumps({**row, "output": "Another."}) for row in ROWS))  # other texts, other ids
+    code, _, err = here(
+        "recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path), *more, "--keep", "reflected"
+    )
+    assert code == 3 and "None of the recorded ids occur in this dataset: --id_column" in err
+    assert "neither a file, nor an output folder" in complaint(
+        here("recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path), "--teacher", "replay:nothing.jsonl"),
+        code=2,
+    )
 
 
 @pytest.mark.filterwarnings(UPLOAD_WARNING)
@@ -288,6 +336,9 @@ def test_transformers_serve_as_teacher(
 def test_the_demo(tmp_path: Path) -> None:
     run = call("demo.py", "--output_dir", str(tmp_path))
     assert run.returncode == 0, run.stderr
+    assert "honest toy" in run.stdout and "all that they show is that the road works" in run.stdout
+    table = [line.split() for line in run.stdout.splitlines() if line.startswith("demo-") and "kept" in line]
+    assert all("1.000" not in line[-4:-2] for line in table)  # what is kept is below 1 and reads so
     assert "honest toy" in run.stdout and run.stdout.count("demo-") >= 40 and "both_chosen" in run.stdout
     assert len(load_dataset(str(tmp_path / "dataset"), split="train")) > 0
     assert {"README.md", "report.json"} <= {path.name for path in (tmp_path / "dataset").iterdir()}
@@ -306,7 +357,7 @@ def test_train_sft(here, student_folder: str, tmp_path: Path, monkeypatch: pytes
             return super().train(*args, **options)
 
     monkeypatch.setattr(trl, "SFTTrainer", Watched)
-    flat = [{**row, "input": "", "ifd": 0.5, "r_ifd": 0.4, "id": str(n)} for n, row in enumerate(ROWS[:8])]
+    flat = [{**row, "input": "", "origin": "both", "ifd": 0.5, "r_ifd": 0.4, "id": str(n)} for n, row in enumerate(ROWS[:8])]
     Dataset.from_list(flat).to_parquet(tmp_path / "flat.parquet")
     arguments = [
         *(
@@ -318,7 +369,7 @@ def test_train_sft(here, student_folder: str, tmp_path: Path, monkeypatch: pytes
             str(tmp_path / "sft"),
         ),
         *("--global_batch_size", "8", "--per_device_train_batch_size", "2", "--num_train_epochs", "1", "--report_to", "none"),
-        *("--use_cpu", "--bf16", "false", "--save_strategy", "no"),
+        *("--save_strategy", "no"),
     ]
     code, out, err = here("train_sft.py", *arguments)
     assert code == 0 and "Saved to" in out, err
@@ -332,5 +383,25 @@ def test_train_sft(here, student_folder: str, tmp_path: Path, monkeypatch: pytes
     for ids, labels in zip(seen["input_ids"], seen["labels"], strict=True):
         trained = tokenizer.decode([token for token in labels.tolist() if token != -100])
         assert "far away" in trained and "ASSISTANT" not in trained and "USER" in tokenizer.decode(ids)
-    assert "global batch" in complaint(here("train_sft.py", *arguments, "--global_batch_size", "7"))
-    assert "No dataset" in complaint(here("train_sft.py", *arguments[2:]))
+    assert "global batch" in complaint(here("train_sft.py", *arguments, "--global_batch_size", "7"), code=2)
+    assert "--global_batch_size" in complaint(here("train_sft.py", *arguments, "--gradient_accumulation_steps", "4"), code=2)
+    assert "No dataset" in complaint(here("train_sft.py", *arguments[2:]), code=2)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({**ROWS[0], "candidates": []}, "--dataset_config"),
+        ({**ROWS[0], "scores": []}, "--dataset_config"),
+        ({"origin": "both", "question": "a", "answer": "b"}, "Rename yours with Dataset.rename_columns"),
+    ],
+)
+def test_train_sft_refuses_what_is_no_training_data(here, tmp_path: Path, row: dict, expected: str) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "d.jsonl").write_text(json.dumps(row))
+    assert expected in complaint(here("train_sft.py", "--dataset", str(tmp_path / "d.jsonl")))
+
+
+@pytest.mark.filterwarnings("always")
+def test_train_sft_says_that_a_dataset_is_not_recycled(here, rows: str) -> None:  # type: ignore[no-untyped-def]
+    _, _, err = here("train_sft.py", "--dataset", rows, "--model_name_or_path", "/no/such/model")
+    assert "warning: " in err and "rows.jsonl is no recycled dataset; it is trained on as it is." in err

@@ -182,3 +182,32 @@ def test_wrong_arguments_and_rows() -> None:
         select({"candidates": [{}, {}], "scores": [{}]})
     with pytest.raises(DataError, match="origin `original`"):
         select({"candidates": [], "scores": []})
+    with pytest.raises(DataError, match="Map it without batched=True"):
+        select({name: [values] for name, values in row(**FULL).items()})
+
+
+@pytest.mark.parametrize(
+    ("numbers", "stage", "expected"),
+    [
+        (FULL, "instruction", 0.1),  # ifd of the two instructions
+        (FULL, "all", 0.1),  # and r_ifd of the pair and its response
+        ({**FULL, "both": (0.5, 0.47)}, "all", 0.03),
+        ({**FULL, "both": (0.98, 0.4)}, "all", 0.02),  # the choice's ifd from 1
+        ({**FULL, "both": (0.98, 0.9)}, "all", 0.1),  # not chosen, and what wins is not tested
+        ({**FULL, "both": (None, 0.4)}, "all", 0.0),  # the last test lacks a number
+        ({**FULL, "instruction": (None, 0.5)}, "instruction", 0.0),
+        ({**FULL, "instruction": "refused"}, "instruction", math.inf),  # nothing to compare
+        ({"original": (0.5, 0.5)}, "all", math.inf),
+    ],
+)
+def test_the_margin_is_how_close_a_call_it_was(numbers: dict, stage: str, expected: float) -> None:
+    assert select.margin(row(**numbers), stage) == pytest.approx(expected)
+
+
+def test_the_margin_follows_the_selector() -> None:
+    edge = {**FULL, "instruction": (0.4, 0.5), "response": (0.99, 0.4)}
+    assert select.margin(row(**edge)) == pytest.approx(0.01)
+    assert Selector(keep="all").margin(row(**edge)) == pytest.approx(0.1)
+    assert Selector(rule="random", keep="all").margin(row(**edge)) == math.inf
+    assert Selector(rule="perplexity", keep="all").margin(row(**edge)) == pytest.approx(0.1)
+    assert Selector(stages=("response",), keep="all").margin(row(**{**FULL, "instruction": (0.51, 0.5)})) == pytest.approx(0.1)

@@ -71,9 +71,10 @@ def assert_close(got: list[dict[str, Any]], expected: list[dict[str, Any]], tole
         assert {name: one[name] for name in NLLS} == pytest.approx({name: other[name] for name in NLLS}, abs=tolerance)
 
 
-def run_python(code: str, **environment: str) -> str:
+def run_python(code: str | Path, **environment: str) -> str:
+    command = [str(code)] if isinstance(code, Path) else ["-c", code]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, timeout=900)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -122,10 +123,36 @@ def test_reference_scorer_is_the_published_one(oracle: tuple[str, list[dict[str,
 @pytest.mark.parametrize("bos", [True, False], ids=["bos", "no-bos"])
 def test_batched_equals_one_by_one_and_the_reference(architecture: str, bos: bool, tmp_path: Path) -> None:
     folder = str(make(architecture, tmp_path, bos=bos))
-    together = Student(folder, max_length=POSITIONS).nlls(PAIRS)
+    student = Student(folder, max_length=POSITIONS)
+    together = student.nlls(PAIRS)
+    assert student.load().engine.packs == (architecture != "mamba")
     assert_close(together, Student(folder, max_length=POSITIONS, token_budget=1).nlls(PAIRS))
     assert_close(together, reference(folder, PAIRS, POSITIONS))
     assert any(losses["nll_y"] is not None for losses in together)
+
+
+def test_packing_that_is_wrong_is_given_up_with_a_warning(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Student(llama).nlls(PAIRS)
+    with monkeypatch.context() as broken:
+        broken.setattr("srt_hf.student.attention.Loop._mask", lambda self, own, seen, window, like: like.new_zeros(own, seen))
+        student = Student(llama)
+        with pytest.warns(UserWarning, match="LlamaForCausalLM is scored in padded batches, which is slower: a mean loss is off"):
+            assert_close(student.nlls(PAIRS), expected)
+        assert not student.load().engine.packs
+    monkeypatch.setattr("srt_hf.student.engine.pack", lambda *_: 1 / 0)
+    with pytest.warns(UserWarning, match="padded batches, which is slower: division by zero"):
+        assert_close(Student(llama).nlls(PAIRS), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "mistral", "gpt2"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_gpu_gives_the_cpus_losses(architecture: str, dtype: str, tmp_path: Path) -> None:
+    folder = str(make(architecture, tmp_path, **({} if architecture == "gpt2" else {"head_dim": 16})))
+    student = Student(folder, max_length=POSITIONS, dtype=dtype)
+    assert_close(student.nlls(PAIRS), reference(folder, PAIRS, POSITIONS), 0.05 if dtype == "bfloat16" else 1e-3)
+    assert student.load().engine.packs == (dtype == "bfloat16")
+    assert_close([student.nlls([pair])[0] for pair in PAIRS], student.nlls(PAIRS), 0.05 if dtype == "bfloat16" else 1e-4)
 
 
 def test_order_and_neighbours_change_nothing(llama: str) -> None:
@@ -162,6 +189,53 @@ def test_only_what_is_asked_for_is_run(llama: str) -> None:
 def test_none_in_a_pair_is_empty(llama: str) -> None:
     student = Student(llama)
     assert student.nlls([(INSTRUCTION, None, OUTPUT)]) == student.nlls([(INSTRUCTION, "", OUTPUT)])
+
+
+# Adapters and quantised models
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft's own, while it makes the adapter
+def test_an_adapter_scores_as_its_merged_model(tmp_path: Path) -> None:
+    """With its base's tokenizer where it has none; its identity follows the adapter and the base."""
+    from peft import LoraConfig, get_peft_model
+
+    base, adapter, merged = (str(tmp_path / name) for name in ("base", "adapter", "merged"))
+    network = AutoModelForCausalLM.from_pretrained(make_llama(Path(base)))
+    changed = get_peft_model(network, LoraConfig(r=4, init_lora_weights=False, target_modules=["q_proj", "down_proj"]))
+    changed.save_pretrained(adapter)
+    changed.merge_and_unload().save_pretrained(merged)
+    AutoTokenizer.from_pretrained(base).save_pretrained(merged)
+    student = Student(adapter)
+    assert_close(student.nlls(PAIRS), Student(merged).nlls(PAIRS))
+    assert student.nlls(PAIRS[:1])[0]["nll_y"] != pytest.approx(Student(base).nlls(PAIRS[:1])[0]["nll_y"], abs=1e-3)
+    before = student.identity()
+    make_llama(Path(base), seed=1)
+    assert student.identity() != before
+    assert student.identity().partition("+")[0] == before.partition("+")[0]
+
+
+def test_an_adapter_without_peft_is_one_clear_error(llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": llama}))
+    monkeypatch.setattr("srt_hf.student.loading.find_spec", lambda name: None)
+    with pytest.raises(StudentError, match=r"PEFT adapter of .*pip install peft"):
+        Student(str(tmp_path)).load()
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(4, 1e-5), (8, 0.05)])
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt:UserWarning")
+def test_a_quantised_checkpoint_scores_batched_as_one_by_one(bits: int, tolerance: float, tmp_path: Path) -> None:
+    """8-bit products round by what else is in the batch; 4-bit ones do not."""
+    from transformers import BitsAndBytesConfig
+
+    full = str(make("llama", tmp_path / "full", hidden_size=128, intermediate_size=256))
+    how = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_compute_dtype=torch.float32)
+    AutoModelForCausalLM.from_pretrained(full, quantization_config=how, dtype=torch.float32).save_pretrained(tmp_path / "small")
+    AutoTokenizer.from_pretrained(full).save_pretrained(tmp_path / "small")
+    student = Student(str(tmp_path / "small"))
+    together = student.nlls(PAIRS)
+    assert student.load().engine.model.is_quantized and student.load().engine.packs
+    assert_close([student.nlls([pair])[0] for pair in PAIRS], together, tolerance)
+    assert together[0]["nll_y"] != pytest.approx(Student(full).nlls(PAIRS[:1])[0]["nll_y"], abs=1e-4)
 
 
 # Faults of the published code
@@ -399,6 +473,24 @@ def test_forked_workers_give_the_same_numbers(tmp_path: Path) -> None:
     assert run_python(code, OMP_NUM_THREADS="2", OMP_WAIT_POLICY="passive") == "True"
 
 
+def test_spawned_workers_each_load_their_own(llama: str, tmp_path: Path) -> None:
+    """As the README shows it for several GPUs; here two workers share the CPU."""
+    script = tmp_path / "several.py"
+    script.write_text(
+        "from datasets import Dataset\nfrom multiprocess import set_start_method\nfrom srt_hf.student import Student\n"
+        "if __name__ == '__main__':\n"
+        "    set_start_method('spawn')\n"
+        f"    rows = Dataset.from_list([{{'candidates': row}} for row in {[candidates(pair) for pair in PAIRS]!r}])\n"
+        f"    student = Student({llama!r})\n"
+        "    alone = rows.map(student.score_candidates, batched=True, with_rank=True)\n"
+        "    spawned = rows.map(student.score_candidates, batched=True, with_rank=True, num_proc=2)\n"
+        "    print(alone['scored_by'][:] == spawned['scored_by'][:], student.count_passes)\n"
+        "    for one, other in zip(alone['scores'], spawned['scores']):\n"
+        "        assert all(abs((one[0][n] or 0) - (other[0][n] or 0)) < 1e-5 for n in one[0] if n != 'missing')\n"
+    )
+    assert run_python(script).startswith("True ")
+
+
 @pytest.mark.parametrize("num_proc", [None, 2])
 def test_a_bare_map_survives_a_first_error_after_the_first_write(llama: str, tmp_path: Path, num_proc: int | None) -> None:
     """2,500 rows with every number and no code, then 500 with no number and a code; and the other way round."""
@@ -412,6 +504,30 @@ def test_a_bare_map_survives_a_first_error_after_the_first_write(llama: str, tmp
     assert load_dataset("parquet", data_files=str(tmp_path / "scored.parquet"), split="train")["scores"][0] == scored["scores"][0]
     backwards = rows.select(range(2999, -1, -1)).map(Student(llama).score_candidates, batched=True, num_proc=num_proc)
     assert backwards["scores"][:] == scored["scores"][::-1]
+
+
+@pytest.mark.slow
+def test_memory_stays_flat(llama: str, tmp_path: Path) -> None:
+    """20,000 rows need at most 1.3 times the peak memory of 2,000."""
+    peaks = []
+    for n in (2_000, 20_000):
+        code = (
+            "import resource\nfrom datasets import Dataset\nfrom srt_hf.student import Student\n"
+            "def rows():\n"
+            f"    for n in range({n}):\n"
+            "        pairs = [(f'Write about {n}.', '', f'The number {n} is far away.' * k) for k in (1, 2)]\n"
+            "        named = [dict(zip(('instruction', 'input', 'output'), pair)) for pair in pairs]\n"
+            "        yield {'candidates': [{**one, 'origin': 'response', 'error': None} for one in named]}\n"
+            f"student = Student({llama!r}, template='none')\n"
+            f"data = Dataset.from_generator(rows, cache_dir={str(tmp_path / str(n))!r})\n"
+            "scored = data.map(student.score_candidates, batched=True)\n"
+            "print(len(scored), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        count, peak = map(int, run_python(code).split()[-2:])
+        assert count == n
+        peaks.append(peak)
+    print(f"peak RSS: {peaks} KiB")
+    assert peaks[1] <= 1.3 * peaks[0]
 
 
 def test_threads_share_one_load(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -261,6 +261,11 @@ def test_the_servers_words_are_bounded() -> None:
     assert len(str(translate(_status(422, text="x" * 10_000), "http://t"))) < 500
 
 
+def test_a_server_without_words() -> None:
+    assert "http://t answered 404. Check the address" in str(translate(_status(404), "http://t"))
+    assert "http://t answered 404: No such model. Check" in str(translate(_status(404, text="No such model."), "http://t"))
+
+
 def test_the_limit_halves_once_a_round_trip_and_creeps_up() -> None:
     limit = AdaptiveLimit(64)
     sent = time.monotonic()
@@ -401,6 +406,12 @@ def test_the_tgi_like_server_follows_the_published_interface(shared: Path) -> No
     with LocalTGI() as tgi:
         ask(Teacher(tgi.url, journal=False, seed=1, temperature=0.5, top_p=0.9))
         assert set(tgi.chats[0]) <= set(schemas["ChatRequest"]["properties"])
+
+
+@pytest.mark.parametrize("wrong", [{"max_tokens": 0}, {"temperature": -0.1}, {"top_p": 0.0}, {"timeout": 0.0}])
+def test_a_number_that_no_teacher_takes(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match=rf"{next(iter(wrong))} is .*\. Give "):
+        Teacher("http://127.0.0.1:9", journal=False, **wrong)
 
 
 def test_no_target() -> None:

@@ -7,6 +7,7 @@ batches   passes -> batches, packed as a prefix tree or padded (pure Python)
 attention the attention over packed batches
 engine    batches -> mean losses (torch)
 loading   model name -> model in memory; the border where loading errors become ours
+probe     what a device can do, measured in a moment
 forks     what torch needs in a forked worker
 scorer    `Student`, what `Dataset.map` calls, and `as_score`
 yardsticks  what the engine's speed is held against; only scripts/bench_student.py imports it

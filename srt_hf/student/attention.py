@@ -2,7 +2,7 @@
 
 A segment's queries see the keys of its context and, causally, its own (batches.Segment). On CUDA all segments go to one
 variable-length kernel, flash-attn's (the package, or its build on the Hub where `kernels` is installed), else torch's own; each
-aligns the causal mask to the lower right, as a segment with a context needs it. Elsewhere a segment is one call of SDPA.
+aligns the causal mask to the lower right, as a segment with a context needs it. Elsewhere SDPA takes them one by one.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from transformers.modeling_flash_attention_utils import lazy_import_flash_attent
 from srt_hf.student.batches import Segment
 
 PACKED = "srt_hf_packed"
+# Queries in a call of SDPA, whose CPU kernel computes what a mask hides: so it sees few keys that the first of them does not.
+_QUERIES = 64
 # What a layer may ask of its attention that is not done here.
 _NOT_DONE = ("position_bias", "s_aux")
 
@@ -77,7 +79,7 @@ def over(segments: Sequence[Segment], device: torch.device) -> Iterator[None]:
 
 
 class Loop:
-    """One call of SDPA a segment; the masks are made once for all layers."""
+    """SDPA a segment, some queries at a time; the masks are made once for all layers."""
 
     def __init__(self, segments: Sequence[Segment], device: torch.device) -> None:
         self._segments = [(start, stop, torch.tensor(context, device=device)) for start, stop, context in segments]
@@ -89,20 +91,22 @@ class Loop:
             q, k, v = (x[:, :, start:stop] for x in (query, key, value))
             if len(context):
                 k, v = (torch.cat([x.index_select(2, context), own], 2) for x, own in ((key, k), (value, v)))
-            result[:, start:stop] = self._one(q, k, v, how).transpose(1, 2)
+            for at in range(0, stop - start, _QUERIES):
+                end = min(at + _QUERIES, stop - start)
+                seen = len(context) + end
+                found = self._some(q[:, :, at:end], k[:, :, :seen], v[:, :, :seen], how)
+                result[:, start + at : start + end] = found.transpose(1, 2)
         return result
 
-    def _one(self, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+    def _some(self, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
         own, seen = query.shape[2], key.shape[2]
         if how.softcap is not None:
             groups = query.shape[1] // key.shape[1]
             scores = query @ key.repeat_interleave(groups, 1).transpose(2, 3) * how.scale
             scores = how.softcap * torch.tanh(scores / how.softcap) + self._mask(own, seen, how.window, query)
             return scores.float().softmax(-1).to(value.dtype) @ value.repeat_interleave(groups, 1)
-        plain = own == seen and (how.window is None or how.window >= seen)
-        mask = None if plain else self._mask(own, seen, how.window, query)
-        few = key.shape[1] != query.shape[1]
-        return F.scaled_dot_product_attention(query, key, value, mask, is_causal=plain, scale=how.scale, enable_gqa=few)
+        mask = self._mask(own, seen, how.window, query)
+        return F.scaled_dot_product_attention(query, key, value, mask, scale=how.scale, enable_gqa=key.shape[1] != query.shape[1])
 
     def _mask(self, own: int, seen: int, window: int | None, like: Tensor) -> Tensor:
         """(own, seen): 0 where a query sees a key, else -inf. The last query sees the last key and `window` keys in all."""

@@ -13,7 +13,7 @@ import random
 import warnings
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,15 @@ from srt_hf.student.attention import PACKED, over
 from srt_hf.student.batches import Batch, pack, packing_order, pad, padding_order
 from srt_hf.student.plan import Pass
 
-# Padded tokens a forward pass. On a CPU 1,000 to 2,000 are fastest; a GPU wants more.
-_CPU_TOKENS, _CUDA_TOKENS = 2048, 16384
-# Every token of a batch may be a target: bytes of fp32 logits that this may cost.
-_LOGIT_BYTES = {"cpu": 1 << 30, "cuda": 1 << 32}
+# Tokens a forward pass: on a CPU more than 2,000 gain nothing (scripts/bench_student.md); a GPU wants more.
+_TOKENS = {"cpu": 2048, "cuda": 16384}
+# Every token of a batch may be a target: bytes of fp32 logits that this may cost; on a GPU a share of what is free.
+_LOGIT_BYTES = 1 << 30
+_LOGIT_SHARE = 0.25
 # Bytes of logits that cross_entropy sees at a time, because it makes a copy of them.
 _LOSS_BYTES = {"cpu": 1 << 23, "cuda": 1 << 28}
-# How far a mean loss of packed passes may be from that of a pass alone, in 16 bits and in float32.
-_PACKING_TOLERANCE = (0.1, 1e-4)
+# How far a mean loss of packed passes may be from that of a pass alone: rounded by the batch (16 bits, quantised) or not.
+_PACKING_TOLERANCE = {"rounded": 0.1, "exact": 1e-4}
 
 
 class TargetHead(nn.Module):
@@ -42,20 +43,28 @@ class TargetHead(nn.Module):
     scaling) is still done to these, in every version of transformers that this project supports.
     """
 
+    head: nn.Module
+    mixed: bool
     rows: Tensor  # positions in the flattened batch whose logits are wanted, set before each forward pass
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
         in_fp32 = all(weight.dtype == torch.float32 for weight in head.parameters())
-        # A copy, because a head is often tied to the input embedding, which keeps its dtype.
-        self.head = head if in_fp32 else copy.deepcopy(head).float()
+        # A GPU multiplies 16-bit numbers into fp32 at full speed. Elsewhere an fp32 copy does it, a copy because a head is often
+        # tied to the input embedding, which keeps its dtype.
+        self.mixed = type(head) is nn.Linear and head.weight.is_cuda and not in_fp32
+        self.head = head if in_fp32 or self.mixed else copy.deepcopy(head).float()
 
     def __getattr__(self, name: str) -> Any:
         """The head's own attributes: some models read its weight (Mamba casts to its dtype) or its bias."""
-        return super().__getattr__(name) if name in ("head", "rows") else getattr(self.head, name)
+        return super().__getattr__(name) if name in ("head", "rows", "mixed") else getattr(self.head, name)
 
     def forward(self, hidden: Tensor) -> Tensor:  # (batch, length, width) -> (1, targets, vocabulary)
-        return self.head(hidden.flatten(0, 1)[self.rows].float()).unsqueeze(0)
+        wanted = hidden.flatten(0, 1)[self.rows]
+        if not self.mixed:
+            return self.head(wanted.float()).unsqueeze(0)
+        logits = torch.mm(wanted, cast(Tensor, self.head.weight).t(), out_dtype=torch.float32)
+        return (logits if self.head.bias is None else logits + cast(Tensor, self.head.bias)).unsqueeze(0)
 
 
 class Engine:
@@ -155,7 +164,8 @@ class Engine:
             off, why = math.inf, brief(error)
         else:
             why = f"a mean loss is off by {off:.3f}"
-        if off > _PACKING_TOLERANCE[self.model.dtype == torch.float32]:
+        exact = self.model.dtype == torch.float32 and not getattr(self.model, "is_quantized", False)
+        if off > _PACKING_TOLERANCE["exact" if exact else "rounded"]:
             self.model.set_attn_implementation(usual)
             warnings.warn(f"{type(self.model).__name__} is scored in padded batches, which is slower: {why}.", stacklevel=2)
             return False
@@ -174,9 +184,9 @@ def _kind(model: Any) -> str:
 
 
 def _default_budget(model: Any) -> int:
-    device = _kind(model)
-    most = _LOGIT_BYTES[device] // (4 * model.config.get_text_config().vocab_size)
-    return min(_CUDA_TOKENS if device == "cuda" else _CPU_TOKENS, most)
+    kind = _kind(model)
+    room = _LOGIT_SHARE * torch.cuda.mem_get_info(model.device)[0] if kind == "cuda" else _LOGIT_BYTES
+    return max(1, min(_TOKENS[kind], int(room) // (4 * model.config.get_text_config().vocab_size)))
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from srt_hf.errors import ConfigError, StudentError
-from srt_hf.identity import brief
+from srt_hf.errors import StudentError
+from srt_hf.identity import base_model, brief
 from srt_hf.student.engine import Engine
+from srt_hf.student.probe import fastest_dtype
 from srt_hf.student.text import Texts
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "fastest", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,9 @@ def pick_device(device: str | None, rank: int | None) -> str:
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
-    """The dtype that "auto" stands for on `device`. Raises ConfigError where there is no such dtype."""
-    if dtype not in DTYPES:
-        raise ConfigError(f"There is no dtype {dtype!r}.", f"Choose from {', '.join(DTYPES)}.")
+    """The dtype that "auto" or "fastest" stands for on `device`."""
+    if dtype == "fastest":
+        return fastest_dtype(device)
     if dtype != "auto":
         return dtype
     return "bfloat16" if device.startswith("cuda") else "float32"
@@ -53,12 +55,13 @@ def load(
     Raises StudentError where they cannot be loaded or used, ConfigError where the template does not fit the tokenizer.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, **source)
-        # The dtype is always named: since transformers 5 the default is the checkpoint's own.
+        tokenizer = _tokenizer(model, source)
+        # The dtype is always named: since transformers 5 the default is the checkpoint's own. A device map instead of `.to`,
+        # which 8-bit models refuse.
         network, info = AutoModelForCausalLM.from_pretrained(
-            model, dtype=getattr(torch, dtype), output_loading_info=True, **source
+            model, dtype=getattr(torch, dtype), device_map={"": device}, output_loading_info=True, **source
         )
-        network = network.to(device).eval()
+        network.eval()
     # Foreign code of many authors: transformers raises OSError, ValueError, ImportError, KeyError, RuntimeError and more,
     # safetensors an error of its own, tokenizers a bare Exception.
     except Exception as error:
@@ -69,3 +72,16 @@ def load(
     texts = Texts(tokenizer, template)
     window = getattr(network.config.get_text_config(), "max_position_embeddings", None)
     return Loaded(identity, texts, Engine(network, token_budget), min(max_length, window or max_length), dtype)
+
+
+def _tokenizer(model: str, source: dict[str, Any]) -> Any:
+    """The student's tokenizer; an adapter that comes without one has its base model's."""
+    base = base_model(model, source.get("revision"))
+    if base and not find_spec("peft"):
+        raise ImportError(f"it is a PEFT adapter of {base}, and peft is not installed (`pip install peft`)")
+    try:
+        return AutoTokenizer.from_pretrained(model, **source)
+    except (OSError, ValueError):
+        if not base:
+            raise
+    return AutoTokenizer.from_pretrained(base, **{**source, "revision": None})

@@ -14,7 +14,7 @@ from srt_hf.identity import model_identity, shown_name
 from srt_hf.metrics import ifd, r_ifd
 from srt_hf.schema import COUNTS, NLLS, ORIGINAL, SCORE, Score, batch_columns
 from srt_hf.student.forks import fork_safe
-from srt_hf.student.loading import Loaded, load, pick_device, resolve_dtype
+from srt_hf.student.loading import DTYPES, Loaded, load, pick_device, resolve_dtype
 from srt_hf.student.plan import Pair, Plan, make_plan
 from srt_hf.student.text import check_template
 
@@ -40,8 +40,8 @@ class Student:
 
     model: a Hub id or a local folder. revision: of a Hub repo (branch, tag or commit).
     template: "auto" (the tokenizer's chat template where it has one, else "vicuna") or another of `prompts.TEMPLATE_NAMES`.
-    dtype: "auto" (float32 on a CPU, bfloat16 on CUDA), "float32" (the parity mode), "bfloat16" or "float16". Logits and
-        losses are float32 in each of them.
+    dtype: "auto" (float32 on a CPU, bfloat16 on CUDA), "fastest" (bfloat16 where a quick probe finds its products clearly
+        faster, else float32), "float32" (the parity mode), "bfloat16" or "float16". Logits and losses are float32 in each.
     max_length: window in tokens, start token included; the model's own where that is smaller.
     device: a torch device; None for the first GPU (under `map(with_rank=True)` the rank's own), or the CPU without one.
     token_budget: padded tokens a forward pass; None for what suits the device.
@@ -66,7 +66,8 @@ class Student:
         trust_remote_code: bool = False,
     ) -> None:
         check_template(template)
-        resolve_dtype(dtype, "cpu")
+        if dtype not in DTYPES:
+            raise ConfigError(f"There is no dtype {dtype!r}.", f"Choose from {', '.join(DTYPES)}.")
         if max_length < 2:
             raise ConfigError(f"max_length={max_length} leaves no room for a target token.", "Give at least 2.")
         if token_budget is not None and token_budget < 1:
@@ -88,6 +89,10 @@ class Student:
 
     def __repr__(self) -> str:
         return f"Student({self.model!r}, template={self.template!r}, dtype={self.dtype!r}, max_length={self.max_length})"
+
+    def like(self, model: str) -> Student:
+        """Another model with this one's configuration, as a proxy that stands in for it."""
+        return Student(model, **{name: getattr(self, name) for name in _CONFIGURATION if name not in ("model", "revision")})
 
     def identity(self) -> str:
         """The Hub commit (resolved once, then pinned), or the digest of the local folder as it is now.
@@ -170,7 +175,7 @@ class Student:
         losses = iter(self.nlls(pairs, rank=rank))
         failed = {"missing": "candidate_error"}
         scores = [[as_score(failed if c.get("error") else next(losses)) for c in row] for row in rows]
-        self._watch_originals(rows, scores)
+        self.watch_originals(rows, scores)
         return batch_columns(batch, {"scores": scores, "scored_by": [self.scored_by()] * len(rows)})
 
     def _measure(self, pairs: Sequence[Pair], which: Sequence[Sequence[str]], rank: int | None) -> list[dict[str, Any]]:
@@ -200,9 +205,9 @@ class Student:
             )
         return self._loaded
 
-    def _watch_originals(self, rows: list[list[dict[str, Any]]], scores: list[list[Score]]) -> None:
+    def watch_originals(self, candidates: Sequence[Sequence[Mapping[str, Any]]], scores: Sequence[Sequence[Score]]) -> None:
         """Warn once where most originals are harder with their instruction than without (Cherry_LLM issue 22)."""
-        for row, row_scores in zip(rows, scores, strict=True):
+        for row, row_scores in zip(candidates, scores, strict=True):
             for candidate, score in zip(row, row_scores, strict=True):
                 if candidate.get("origin") == ORIGINAL and score["ifd"] is not None:
                     self._originals += 1

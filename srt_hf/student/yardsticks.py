@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from srt_hf.prompts import guess_instruction
 from srt_hf.schema import NLLS, TRIPLE
 from srt_hf.student.plan import Pass
+from srt_hf.student.probe import product_seconds
 from srt_hf.student.scorer import as_score
 from srt_hf.student.text import Texts
 
@@ -190,26 +191,12 @@ class Way:
         return list(dict.fromkeys(asked)) if self.ours else asked
 
 
-def product_seconds(rows: int, width: int, out: int, dtype: torch.dtype, *, device: torch.device) -> float:
-    """Seconds of one warm matrix product (rows, width) × (width, out), the right side stored as a linear layer stores it."""
-    left = torch.rand(rows, width, device=device).to(dtype)
-    right = torch.rand(out, width, device=device).to(dtype).t()
-    result = left @ right
-    times = 20 if device.type == "cuda" else 1  # a GPU's products are shorter than the call
-    _wait(device)
-    start = time.perf_counter()
-    for _ in range(times):
-        torch.mm(left, right, out=result)
-    _wait(device)
-    return (time.perf_counter() - start) / times
-
-
-def fastest_dtype(device: torch.device) -> str:
-    """ "bfloat16" where its matrix products are faster on `device` than float32's, else "float32"."""
-    half, full = (
-        min(product_seconds(512, 1024, 1024, t, device=device) for _ in range(5)) for t in (torch.bfloat16, torch.float32)
-    )
-    return "bfloat16" if half < full else "float32"
+def interleave(ways: Sequence[Way], repetitions: int) -> None:
+    """Measure them in turns, so that what else the device does meets all of them."""
+    for way in ways:
+        way.watch()
+    for way in [*ways] * repetitions:
+        way.time()
 
 
 def peak_memory(device: torch.device, reset: bool = False) -> float:
@@ -271,8 +258,3 @@ def environment(device: torch.device) -> dict[str, Any]:
         name = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text() + f"model name: {name}")[0]
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     return {"device": name, **versions, "threads": torch.get_num_threads()}
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -33,7 +33,7 @@ class Teacher:
 
     Args:
         target: "http://host:8080" (TGI, vLLM, any OpenAI-compatible server), a Hub model id (Inference Providers),
-            "local:MODEL" (transformers in this process) or "replay:FILE-OR-REPO" (recorded replies).
+            "local:MODEL" (transformers in this process) or "replay:FILE-OR-REPO" (recorded replies; also an output folder).
         model: the model's name for a server that serves several.
         key: the server's own key. HF_TOKEN is used for Hugging Face's hosts only.
         provider: which Inference Provider, for Hub model ids.
@@ -67,11 +67,11 @@ class Teacher:
                 "No teacher is named.",
                 "Give a server's URL, a Hub model id, local:MODEL or replay:FILE as teacher (SRT_HF_TEACHER for srt_hf.reflect).",
             )
-        if max_tokens < 1:
-            raise ConfigError(f"max_tokens is {max_tokens}; a reply needs at least one token.")
+        _check_values(max_tokens=max_tokens, temperature=temperature, top_p=top_p, timeout=timeout)
         self.target = target
         self.max_tokens = max_tokens
-        self.counts = dict.fromkeys(("requests", "from_journal", "retries"), 0)
+        # requests: everything sent, retries (after an error of the server) and second tries (asked_again) among them.
+        self.counts = dict.fromkeys(("requests", "asked_again", "retries", "from_journal"), 0)
         self._sampling: dict[str, Any] = {
             "temperature": temperature,
             "top_p": top_p,
@@ -120,6 +120,7 @@ class Teacher:
         Raises RequestFailed where this request fails for good, another TeacherError where the teacher does.
         """
         request = Request(messages, max_tokens or self.max_tokens, **self._sampling, id=id, step=step, attempt=attempt)
+        self.counts["asked_again"] += attempt > 0
         identity: Identity = self._identity if self._identity is not None else await asyncio.to_thread(self.identity)
         key = _key(request, identity, draw)
         pending = self._in_flight.setdefault(asyncio.get_running_loop(), {})
@@ -214,6 +215,18 @@ class Teacher:
 def _key(request: Request, identity: Identity, draw: int) -> str:
     content = {name: value for name, value in asdict(request).items() if name not in ("id", "step", "attempt")}
     return request_key({"model": identity.model, "revision": identity.revision, "draw": draw, **content})
+
+
+def _check_values(*, max_tokens: int, temperature: float, top_p: float | None, timeout: float) -> None:
+    """Raise ConfigError for a number that no teacher takes."""
+    for name, value, fits, allowed in (
+        ("max_tokens", max_tokens, max_tokens >= 1, "at least 1"),
+        ("temperature", temperature, temperature >= 0, "0 (greedy) or more"),
+        ("top_p", top_p, top_p is None or 0 < top_p <= 1, "a number above 0 and at most 1"),
+        ("timeout", timeout, timeout > 0, "a number of seconds above 0"),
+    ):
+        if not fits:
+            raise ConfigError(f"{name} is {value}.", f"Give {allowed}.")
 
 
 def _backend(target: str, *, model: str | None, key: str | None, provider: str, timeout: float) -> Backend:

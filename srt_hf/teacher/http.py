@@ -220,27 +220,29 @@ def _is_provider_complaint(error: Exception) -> bool:
 
 def _translate_status(response: Any, where: str) -> Exception:
     status, text = response.status_code, _error_text(response)
+    answered = f"{where} answered {status}: {text}" if text else f"{where} answered {status}"
     if status in (429, 503):
         return Weather(f"{where} answered {status}", overloaded=True, retry_after=_retry_after(response))
     if status in (408, 504):
         return Stumble(f"{where} answered {status}", "timeout")
     if status in (400, 413, 422):
-        return RequestFailed(f"{where} rejected the request: {text}", "too_long" if _TOO_LONG.search(text) else "rejected")
+        code = "too_long" if _TOO_LONG.search(text) else "rejected"
+        return RequestFailed(f"{where} rejected the request: {text or status}.", code)
     if status in (401, 403):
         return TeacherAuthError(f"The teacher {where} answered {status} to this key.")
     if status < 400 or status in (402, 404, 405):
-        return TeacherError(f"The teacher {where} answered {status}: {text}", "Check the address, the model's name and the plan.")
-    return Stumble(f"{where} answered {status}: {text}", "server_error")
+        return TeacherError(f"The teacher {answered}.", "Check the address, the model's name and the plan.")
+    return Stumble(answered, "server_error")
 
 
 def _error_text(response: Any) -> str:
-    """The server's own words, bounded: they are a stranger's text."""
+    """The server's own words, without their full stop, and bounded: they are a stranger's text."""
     try:
         body = response.json()
         text = body.get("error", body) if isinstance(body, dict) else body
     except ValueError:
         text = response.text
-    return " ".join(str(text).split())[:300]
+    return " ".join(str(text).split())[:300].rstrip(".")
 
 
 def _retry_after(response: Any) -> float | None:

@@ -1,6 +1,7 @@
 """`replay:` teachers: replies that exist already, matched by row id and step, so that a run needs no server.
 
-The source is JSONL ({id, step, attempt, reply} and optionally finish_reason), a journal, or a published candidates repo.
+The source is JSONL ({id, step, attempt, reply} and optionally finish_reason), a journal, or a published candidates repo, also
+as the folder that `Recycled.save_to_disk` wrote.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from pyarrow import parquet
 
 from srt_hf import prompts
 from srt_hf.errors import ConfigError, RequestFailed
@@ -22,7 +25,10 @@ _Outcome = Reply | RequestFailed
 
 
 class ReplayBackend:
-    """Answers from the file, or the candidates repo on the Hub, called `source`. Raises ConfigError when it holds no replies."""
+    """Answers from the file or folder, or the candidates repo on the Hub, called `source`.
+
+    Raises ConfigError when it holds no replies.
+    """
 
     journaled = False
 
@@ -33,8 +39,12 @@ class ReplayBackend:
 
     def identity(self) -> Identity:
         path = Path(self.source)
-        if path.is_file():
-            return Identity(f"replay:{path.name}", hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+        files = [path] if path.is_file() else _tables(path)
+        if files:
+            digest = hashlib.sha256()
+            for file in files:
+                digest.update(file.read_bytes())
+            return Identity(f"replay:{path.absolute().name}", digest.hexdigest()[:16])
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
         from huggingface_hub.utils import httpx
@@ -43,8 +53,8 @@ class ReplayBackend:
             return Identity(f"replay:{self.source}", HfApi().dataset_info(self.source).sha)
         except (HfHubHTTPError, HFValidationError, httpx.TransportError, OfflineModeIsEnabled) as error:
             raise ConfigError(
-                f"replay:{self.source} is neither a file nor a dataset repo on the Hub that this login may read.",
-                "Give JSONL with id, step, attempt and reply, a journal, or a repo with a `candidates` config.",
+                f"replay:{self.source} is neither a file, nor an output folder, nor a dataset repo that this login may read.",
+                "Give JSONL with id, step, attempt and reply, a journal, or a folder or repo with a `candidates` config.",
             ) from error
 
     async def generate(self, request: Request, identity: Identity) -> Reply:
@@ -64,7 +74,7 @@ class ReplayBackend:
     def _read(self) -> dict[_Key, _Outcome]:
         path = Path(self.source)
         if not path.is_file():
-            entries = _from_candidates(self.source)
+            entries = _from_candidates(_rows_of_folder(path) if _tables(path) else _rows_of_repo(self.source))
         elif is_journal(path):
             entries = _from_journal(path)
         else:
@@ -99,10 +109,24 @@ def _from_journal(path: Path) -> Iterator[tuple[_Key, _Outcome]]:
         journal.close()
 
 
-def _from_candidates(repo: str) -> Iterator[tuple[_Key, _Outcome]]:
+def _tables(folder: Path) -> list[Path]:
+    return sorted(folder.glob("candidates/train-*.parquet"))
+
+
+def _rows_of_folder(folder: Path) -> Iterator[dict[str, Any]]:
+    # Not with `load_dataset`, whose cache knows a folder with a card by its name alone.
+    for table in _tables(folder):
+        for batch in parquet.ParquetFile(table).iter_batches():
+            yield from batch.to_pylist()
+
+
+def _rows_of_repo(repo: str) -> Iterable[dict[str, Any]]:
     from datasets import load_dataset
 
-    rows: Iterable[dict[str, Any]] = load_dataset(repo, "candidates", split="train")
+    return load_dataset(repo, "candidates", split="train")
+
+
+def _from_candidates(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[_Key, _Outcome]]:
     for row in rows:
         for candidate in row["candidates"]:
             if candidate["origin"] != ORIGINAL:

@@ -1,0 +1,176 @@
+"""Scoring by decisions: only the losses that a stage needs and, with a proxy, by the student only where it is a close call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from srt_hf.errors import ConfigError
+from srt_hf.schema import COUNTS, DECISION, NLLS, ORIGINAL, batch_columns
+from srt_hf.selection import Selector
+from srt_hf.student import Student, as_score
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# number of a score -> the losses that it is made of
+_BEHIND = {"ifd": ("nll_y", "nll_y_given_x"), "r_ifd": ("nll_x", "nll_x_given_y"), "nll_y_given_x": ("nll_y_given_x",)}
+# What a scorer adds to a row.
+_ADDED = ("scores", "scored_by")
+BATCH = 128  # rows a map batch: many passes in common, few enough for the progress bar to move
+_SAMPLE = 200  # rows of the proxy's that the student scores too, evenly spaced
+
+
+@dataclass(frozen=True)
+class StagedScorer:
+    """Scoring for one stage of selective mode, for `map(batched=True)`: only the losses that the decision still needs.
+
+    Before the response reflection that is what stage 1 compares. After it, first what stage 2 compares, and everything about the
+    original for the report; then everything about the choice. Losses that a row has already are kept.
+    """
+
+    student: Student
+    selector: Selector
+    stage: str
+
+    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = _rows(batch)
+        for row in rows:
+            known = row.get("scores") or []
+            row["scores"] = [*known, *(as_score({}) for _ in range(len(row["candidates"]) - len(known)))]
+        self._measure(rows, self._compared)
+        if self.stage == "response":
+            self._measure(rows, self._chosen)
+        else:
+            self.student.watch_originals([row["candidates"] for row in rows], [row["scores"] for row in rows])
+        scored_by = [self.student.scored_by()] * len(rows)
+        return batch_columns(batch, {"scores": [row["scores"] for row in rows], "scored_by": scored_by})
+
+    def _measure(self, rows: list[dict[str, Any]], wanted: Callable[..., dict[int, tuple[str, ...]]]) -> None:
+        """Fill in the losses `wanted(row)` (candidate -> names) that the rows lack."""
+        pairs, needs = [], []
+        places: list[tuple[list[Any], int]] = []
+        for row in rows:
+            scores = row["scores"]
+            for n, names in wanted(row).items():
+                candidate = row["candidates"][n]
+                if candidate["error"]:
+                    scores[n] = as_score({"missing": "candidate_error"})
+                    continue
+                lacking = tuple(loss for loss in names if scores[n][loss] is None)
+                if lacking:
+                    pairs.append((candidate["instruction"], candidate["input"], candidate["output"]))
+                    needs.append(lacking)
+                    places.append((scores, n))
+        for (scores, n), losses in zip(places, self.student.nlls(pairs, which=needs), strict=True):
+            scores[n] = as_score({**{name: scores[n][name] for name in (*NLLS, *COUNTS)}, **losses})
+
+    def _compared(self, row: Mapping[str, Any]) -> dict[int, tuple[str, ...]]:
+        names = tuple(loss for name in self.selector.deciding_scores(self.stage) for loss in _BEHIND[name])
+        candidates = row["candidates"]
+        if self.stage == "instruction":
+            return dict.fromkeys(range(len(candidates)), names)
+        wanted = {row["choice"]: names, len(candidates) - 1: names}  # reflect_response appended the challenger
+        return wanted | {n: NLLS for n, candidate in enumerate(candidates) if candidate["origin"] == ORIGINAL}
+
+    def _chosen(self, row: Mapping[str, Any]) -> dict[int, tuple[str, ...]]:
+        return {self.selector(row)["choice"]: NLLS}
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Scoring for one stage, for `map(batched=True)`: by `proxy`, and by `student` where the proxy's numbers decide by less
+    than `margin`.
+
+    stage: "instruction" or "response" of selective mode, or "all". A row belongs to one of the two, whose scores all of it are,
+    as its `scored_by` says. A row that comes to the student after the response reflection is scored from the start; where the
+    student would have had another instruction's response reflected, it stays the proxy's.
+    """
+
+    proxy: Student
+    student: Student
+    selector: Selector
+    margin: float
+    stage: str
+
+    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = _rows(batch)
+        own = self.student.scored_by()
+        theirs = [row for row in rows if row.get("scored_by") != own]
+        _add(theirs, self.proxy, self.selector, self.stage)
+        close = [row for row in theirs if self.selector.margin(row, self.stage) < self.margin]
+        anew = [{name: value for name, value in row.items() if name not in _ADDED} for row in close]
+        if self.stage == "response":
+            _add(anew, self.student, self.selector, "instruction")
+            same = [self.selector.instruction_winner(row)["choice"] == row["choice"] for row in anew]
+            close, anew = ([row for row, stays in zip(some, same, strict=True) if stays] for some in (close, anew))
+        _add([*(row for row in rows if row.get("scored_by") == own), *anew], self.student, self.selector, self.stage)
+        for row, scored in zip(close, anew, strict=True):
+            row |= scored
+        return batch_columns(batch, {name: [row[name] for row in rows] for name in _ADDED})
+
+
+def _add(rows: list[dict[str, Any]], student: Student, selector: Selector, stage: str) -> None:
+    """Let a student score these rows for a stage, in one batch, in place."""
+    if not rows:
+        return
+    columns = _scorer(student, selector, stage)({name: [row[name] for row in rows] for name in rows[0]})
+    for n, row in enumerate(rows):
+        row |= {name: columns[name][n] for name in _ADDED}
+
+
+def _scorer(student: Student, selector: Selector, stage: str) -> Callable[..., Any]:
+    return student.score_candidates if stage == "all" else StagedScorer(student, selector, stage)
+
+
+def _rows(batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Who scores a run, and for which decisions."""
+
+    student: Student
+    selector: Selector
+    proxy: Student | None = None
+    margin: float = 0.0
+
+    def run(self, rows: Dataset, stage: str, description: str) -> Dataset:
+        """Score a dataset's candidates for a stage: "instruction" or "response" of selective mode, or "all"."""
+        scorer: Callable[..., Any] = _scorer(self.student, self.selector, stage)
+        if self.proxy:
+            scorer = Cascade(self.proxy, self.student, self.selector, self.margin, stage)
+        return rows.map(scorer, batched=True, batch_size=BATCH, desc=description)
+
+
+def check_proxy(rows: Dataset, scoring: Scoring, mode: str) -> dict[str, Any]:
+    """What the proxy saved and, on a sample of the rows that it decided, what it cost: the report's `proxy`.
+
+    passes_saved is what the student would have run without it, by the proxy's own passes, less what the student ran.
+    """
+    student, proxy = scoring.student, scoring.proxy
+    if proxy is None:
+        raise ConfigError("There is no proxy to check.")
+    saved = proxy.count_passes - student.count_passes
+    theirs = [n for n, by in enumerate(rows["scored_by"]) if by == proxy.scored_by()]
+    sample = rows.select(theirs[:: max(1, len(theirs) // _SAMPLE)][:_SAMPLE])
+    plain = Scoring(student, scoring.selector)
+    again = sample.remove_columns([*_ADDED, *DECISION])
+    if mode == "exhaustive":
+        again = plain.run(again, "all", "Student checks the proxy")
+    else:
+        again = plain.run(again, "instruction", "Student checks the proxy's instructions")
+        again = again.map(scoring.selector.instruction_winner)
+        again = plain.run(again, "response", "Student checks the proxy's responses")
+    changed = [row["choice"] != choice for row, choice in zip(map(scoring.selector, again), sample["choice"], strict=True)]
+    return {
+        **proxy.scored_by(),
+        "margin": scoring.margin,
+        "rows": len(theirs),
+        "passes": proxy.count_passes,
+        "passes_saved": saved,
+        "sample": len(sample),
+        "choices_changed": sum(changed),
+    }

@@ -1,0 +1,41 @@
+"""What a device can do, measured in a moment."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+import torch
+
+# bfloat16 rounds, so it must pay clearly.
+_CLEARLY_FASTER = 1.2
+
+
+def product_seconds(rows: int, width: int, out: int, dtype: torch.dtype, *, device: torch.device) -> float:
+    """Seconds of one warm matrix product (rows, width) × (width, out), the right side stored as a linear layer stores it."""
+    left = torch.rand(rows, width, device=device).to(dtype)
+    right = torch.rand(out, width, device=device).to(dtype).t()
+    result = left @ right
+    times = 20 if device.type == "cuda" else 1  # a GPU's products are shorter than the call
+    wait(device)
+    start = time.perf_counter()
+    for _ in range(times):
+        torch.mm(left, right, out=result)
+    wait(device)
+    return (time.perf_counter() - start) / times
+
+
+@cache
+def fastest_dtype(device: str) -> str:
+    """ "bfloat16" where its matrix products are clearly faster on `device` than float32's, else "float32"."""
+    half, full = (
+        min(product_seconds(512, 1024, 1024, dtype, device=torch.device(device)) for _ in range(5))
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    return "bfloat16" if half * _CLEARLY_FASTER < full else "float32"
+
+
+def wait(device: torch.device) -> None:
+    """Return when the device has done all that it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,102 @@
+"""A proxy decides what is clear and the student the rest."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from test_pipeline import ROWS, decisions
+from tgi_server import LocalTGI
+from tiny_models import make_llama
+
+from srt_hf import Recycled, Selector, Student, Teacher, recycle
+from srt_hf.errors import ConfigError
+
+MODES = ("selective", "exhaustive")
+pytestmark = pytest.mark.filterwarnings("ignore:.*originals have ifd > 1:UserWarning")  # random students know no template
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {name: str(make_llama(tmp_path_factory.mktemp("models") / name, seed)) for name, seed in (("big", 0), ("small", 1))}
+
+
+@pytest.fixture(scope="module")
+def run(folders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """recycle(ROWS) by mode, student and further arguments; the replies are always the same."""
+    journal = tmp_path_factory.mktemp("journal") / "journal.sqlite"
+
+    def recycled(mode: str, student: str, **more: Any) -> Recycled:
+        with LocalTGI() as tgi:
+            chosen = Student(folders[student], template="vicuna")
+            return recycle(ROWS, teacher=Teacher(tgi.url, journal=journal), student=chosen, mode=mode, **more)
+
+    return recycled
+
+
+def scores(result: Recycled) -> list[Any]:
+    return [row["scores"] for row in result.rows]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_margin_that_nothing_passes_leaves_all_to_the_student(run: Any, folders: dict[str, str], mode: str) -> None:
+    alone, cascade = run(mode, "big"), run(mode, "big", proxy=folders["small"], margin=math.inf)
+    # But for rows whose response reflection followed the proxy's choice of instruction.
+    theirs = [n for n, by in enumerate(cascade.rows["scored_by"]) if by["student"] == "big"]
+    assert len(theirs) == (len(ROWS) if mode == "exhaustive" else len(theirs)) and theirs
+    for n in theirs:
+        for one, other in zip(scores(alone)[n], scores(cascade)[n], strict=True):
+            assert one == pytest.approx(other, abs=1e-5)
+    assert [decisions(alone)[n] for n in theirs] == [decisions(cascade)[n] for n in theirs]
+    assert cascade.report.proxy["rows"] == len(ROWS) - len(theirs)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_margin_of_nothing_leaves_all_to_the_proxy(run: Any, folders: dict[str, str], mode: str) -> None:
+    alone, cascade = run(mode, "small"), run(mode, "big", proxy=folders["small"], margin=0.0)
+    assert decisions(cascade) == decisions(alone) and scores(cascade) == scores(alone)
+    proxy = cascade.report.proxy
+    assert proxy["student"] == "small" and proxy["rows"] == proxy["sample"] == len(ROWS)
+    assert cascade.report.student["student"] == "big" and cascade.report.student["passes"] == 0
+    assert proxy["passes_saved"] == proxy["passes"] > 0
+    # The sample is every row here, so it tells exactly what the student would have chosen otherwise.
+    if mode == "exhaustive":
+        own = run(mode, "big")
+        changed = sum(a != b for a, b in zip(own.rows["choice"], cascade.rows["choice"], strict=True))
+        assert proxy["choices_changed"] == changed > 0
+    assert f"{len(ROWS)} rows, {proxy['passes']} student passes saved" in cascade.report.table()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_between_them_each_row_belongs_to_one(run: Any, folders: dict[str, str], mode: str, tmp_path: Path) -> None:
+    """Every number of a row is its scorer's, and every decision follows from the row's own numbers."""
+    cascade = run(mode, "big", proxy=folders["small"], margin=0.02)
+    by = {name: run(mode, name) for name in folders}
+    owners = [row["scored_by"]["student"] for row in cascade.rows]
+    assert set(owners) == {"big", "small"} and cascade.report.proxy["rows"] == owners.count("small")
+    for n, (row, owner) in enumerate(zip(cascade.rows, owners, strict=True)):
+        for one, other, candidate in zip(row["scores"], by[owner].rows[n]["scores"], row["candidates"], strict=True):
+            if candidate in by[owner].rows[n]["candidates"]:
+                both = {name for name in one if one[name] is not None and other[name] is not None}
+                assert {name: one[name] for name in both} == pytest.approx({name: other[name] for name in both}, abs=1e-5)
+        assert Selector()(row)["choice"] == row["choice"]
+        assert row["reason"] != "teacher_failed"
+    assert 0 < cascade.report.proxy["passes_saved"] < cascade.report.proxy["passes"]
+    cascade.save_to_disk(tmp_path / "out")
+    assert f"scored and decided {owners.count('small')} rows" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_proxy_takes_the_students_configuration(folders: dict[str, str]) -> None:
+    student = Student(folders["big"], template="alpaca", max_length=99, revision="v1")
+    proxy = student.like(folders["small"])
+    assert (proxy.model, proxy.template, proxy.max_length, proxy.revision) == (folders["small"], "alpaca", 99, None)
+
+
+@pytest.mark.parametrize("margin", [-0.1, math.nan])
+def test_a_margin_is_a_distance(folders: dict[str, str], margin: float) -> None:
+    rows = Dataset.from_list([{"instruction": "a", "output": "b"}])
+    with pytest.raises(ConfigError, match="not a distance"):
+        recycle(rows, teacher="http://127.0.0.1:9", student=folders["big"], proxy=folders["small"], margin=margin)
