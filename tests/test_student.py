@@ -221,10 +221,10 @@ def test_an_adapter_without_peft_is_one_clear_error(llama: str, tmp_path: Path, 
         Student(str(tmp_path)).load()
 
 
-@pytest.mark.parametrize(("bits", "tolerance"), [(4, 1e-5), (8, 0.05)])
+@pytest.mark.parametrize(("bits", "tolerance"), [(4, 1e-3), (8, 0.05)])
 @pytest.mark.filterwarnings("ignore:MatMul8bitLt:UserWarning")
 def test_a_quantised_checkpoint_scores_batched_as_one_by_one(bits: int, tolerance: float, tmp_path: Path) -> None:
-    """8-bit products round by what else is in the batch; 4-bit ones do not."""
+    """Within the rounding of their products, which for 8 bits depends on what else is in the batch."""
     from transformers import BitsAndBytesConfig
 
     full = str(make("llama", tmp_path / "full", hidden_size=128, intermediate_size=256))
