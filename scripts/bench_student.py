@@ -29,7 +29,7 @@ from srt_hf.report import render_table
 from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE
 from srt_hf.scoring import BATCH, StagedScorer
 from srt_hf.sources import prepare
-from srt_hf.student.yardsticks import Key, OtherWays, Way, by_key, environment, interleave, stand_in
+from srt_hf.student.yardsticks import Key, OtherWays, Way, by_key, environment, four_candidates, interleave, stand_in
 
 ORIGINS = (ORIGINAL, INSTRUCTION, RESPONSE, BOTH)
 Rows = list[list[dict[str, Any]]]  # each its candidates, in the order of ORIGINS
@@ -63,18 +63,13 @@ class Arguments:
 
 
 def load_rows(data: str, limit: int) -> Rows:
-    """The file's own candidates, or some made from each row and the next: longer, as a teacher's are."""
+    """The file's own candidates, or some made from each row and the next: longer, as a teacher's are, and begun otherwise."""
     table = srt_hf.load_rows(data).take(limit)
     if "candidates" in table.column_names:
         found = [c if isinstance(c, dict) else {one["origin"]: one for one in c} for c in table["candidates"]]
         found = [row for row in found if all(row.get(o) and not row[o].get("error") for o in ORIGINS)]
     else:
-        rows, found = list(prepare(table)), []
-        for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
-            longer = f"{row['output']}\n\n{other['output']}"
-            asked = {"instruction": f"{row['instruction']} {row['input']} Explain each step.", "input": "", "output": longer}
-            both = {**asked, "output": f"{longer}\n\n{other['instruction']}"}
-            found.append(dict(zip(ORIGINS, (row, asked, {**row, "output": longer}, both), strict=True)))
+        found = [dict(zip(ORIGINS, made, strict=True)) for made in four_candidates(list(prepare(table)))]
     if not found:
         raise DataError(f"{data} has no row with all four candidates: {', '.join(ORIGINS)}, none with an error.")
     return [[{**row[o], "row": n, "origin": o, "error": None} for o in ORIGINS] for n, row in enumerate(found)]

@@ -619,7 +619,7 @@ def test_construction_is_cheap_and_checks_its_arguments() -> None:
     Student("no/such-model")
     for wrong, message in (
         ({"template": "llama"}, "Choose from vicuna, alpaca, wizardlm, none, chat, auto"),
-        ({"dtype": "int8"}, "Choose from auto, float32, bfloat16, float16"),
+        ({"dtype": "int8"}, "Choose from auto, fastest, float32, bfloat16, float16"),
         ({"max_length": 1}, "max_length=1"),
         ({"token_budget": 0}, "token_budget=0"),
     ):

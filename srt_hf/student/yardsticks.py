@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,21 @@ def by_key(candidates: Iterable[Candidate], found: Iterable[Mapping[str, Any]]) 
     """What was found for each candidate by the name of the loss, as one flat mapping without the Nones."""
     pairs = zip(candidates, found, strict=True)
     return {(c["row"], c["origin"], name): by[name] for c, by in pairs for name in NLLS if by.get(name) is not None}
+
+
+def four_candidates(rows: Sequence[Mapping[str, str]]) -> Iterator[tuple[Mapping[str, str], ...]]:
+    """For rows without any: original, instruction, response and both of each, made from its text and the next row's. Longer, as a
+    teacher's are, and begun otherwise, so that what they share in a run is what any rewriting shares."""
+    for row, other in zip(rows, [*rows[1:], *rows[:1]], strict=True):
+        asked = {"instruction": f"Explain each step. {row['instruction']} {row['input']}", "input": ""}
+        first, better, best = (f"{_turned(row['output'], n)}\n\n{_turned(other['output'], n)}" for n in (2, 3, 4))
+        yield row, {**asked, "output": first}, {**row, "output": better}, {**asked, "output": best}
+
+
+def _turned(text: str, part: int) -> str:
+    """The text with a part of its words moved to the end."""
+    words = text.split()
+    return " ".join(words[len(words) // part :] + words[: len(words) // part])
 
 
 @dataclass(frozen=True)
