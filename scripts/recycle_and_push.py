@@ -137,8 +137,8 @@ def main(
     teacher, student = make_teacher(teaching), make_student(scoring)
     # What is wrong with the target shows before anything is paid for.
     hub.check_folder(Path(output.output_dir))
-    if output.repo:
-        hub.check_target(output.repo, private=output.private, overwrite=output.overwrite)
+    pushing = {"private": output.private, "overwrite": output.overwrite}
+    others = hub.check_target(output.repo, **pushing) if output.repo else []
     recycled = srt_hf.recycle(
         load_source(source),
         teacher=teacher,
@@ -152,7 +152,7 @@ def main(
         margin=scoring.margin,
     )
     made = provenance(source)
-    recycled.save_to_disk(output.output_dir, repo_id=output.repo, provenance=made)
+    recycled.save_to_disk(output.output_dir, repo_id=output.repo, provenance=made, other_configs=others)
     print(recycled.report.table())
     print(f"\nSaved to {output.output_dir}.")
     if not recycled.report.kept:
@@ -163,8 +163,7 @@ def main(
     if not output.repo:
         print("No --repo was given, so nothing was pushed to the Hub.")
         return 0
-    options = {"private": output.private, "create_pr": output.create_pr, "overwrite": output.overwrite}
-    print(f"Pushed: {recycled.push_to_hub(output.repo, provenance=made, **options)}")
+    print(f"Pushed: {recycled.push_to_hub(output.repo, provenance=made, create_pr=output.create_pr, **pushing)}")
     return 0
 
 

@@ -23,6 +23,7 @@ from trl import ModelConfig, ScriptArguments, SFTConfig, SFTTrainer, get_peft_co
 import srt_hf
 from srt_hf.cli import option, parse, run
 from srt_hf.errors import ConfigError, DataError, StudentError
+from srt_hf.identity import brief
 from srt_hf.prompts import TEMPLATES
 
 
@@ -95,6 +96,8 @@ def load_training_rows(data: DataArguments) -> Any:
     """
     if not data.dataset_name:
         raise ConfigError("No dataset is named.", "Give one with --dataset.")
+    if data.template not in (*TEMPLATES, "chat"):
+        raise ConfigError(f"There is no template {data.template!r}.", f"Choose from {', '.join(TEMPLATES)}, chat.")
     rows = srt_hf.load_rows(data.dataset_name, name=data.dataset_config, split=data.dataset_train_split)
     if {"candidates", "scores"} & set(rows.column_names):
         raise DataError(
@@ -131,8 +134,9 @@ def main(data: DataArguments, training: TrainingArguments, model: StudentArgumen
             quantization_config=get_quantization_config(model),
             peft_config=get_peft_config(model),
         )
-    except OSError as error:
-        raise StudentError(f"The model {model.model_name_or_path} cannot be loaded: {str(error).splitlines()[0]}") from error
+    # Before the first step: foreign code of many authors, which raises OSError, ValueError, ImportError, KeyError and more.
+    except Exception as error:
+        raise StudentError(f"The model {model.model_name_or_path} cannot be trained: {brief(error)}") from error
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     trainer.save_model(training.output_dir)
     trainer.accelerator.print(f"Saved to {training.output_dir}.")

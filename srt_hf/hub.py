@@ -31,13 +31,14 @@ def check_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         finished = [entry for entry in folder.iterdir() if not entry.name.startswith(UNFINISHED)]
         foreign = finished and not (folder / "report.json").is_file()
-        writable = os.access(folder, os.W_OK)
+        # An earlier result is moved to a folder beside it.
+        writable = os.access(folder, os.W_OK) and (not finished or os.access(folder.parent, os.W_OK))
     except OSError as error:
         raise ConfigError(f"The output folder {folder} cannot be made: {error.strerror}.", "Name another.") from error
     if foreign:
         raise ConfigError(f"The output folder {folder} holds files that are not a result of this tool.", "Name another.")
     if not writable:
-        raise ConfigError(f"The output folder {folder} cannot be written to.", "Name another.")
+        raise ConfigError(f"The output folder {folder}, or what it lies in, cannot be written to.", "Name another.")
 
 
 def replace_result(folder: Path, fresh: Path) -> None:

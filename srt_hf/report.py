@@ -27,8 +27,8 @@ class Report:
     scores: "ifd" and "r_ifd" -> "original" (all rows), "original_of_kept", "chosen" (kept rows) -> mean and percentiles.
     lengths: the same three -> mean and percentiles of the output's length in words.
     tokens: prompt, completion (what the teacher reported, all tries; None where it reported nothing) and replies
-        (reflections that were answered). proxy: of a run with one, who it is, the rows it decided, the passes it ran and saved
-        the student, and of a sample that the student scored too, the choices it changed. seconds: stage -> wall time.
+        (reflections that were answered). proxy: of a run with one, who it is, the rows it decided, the passes that saved the
+        student, and of a sample that the student scored too, the choices it changed. seconds: stage -> wall time.
     """
 
     mode: str

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from srt_hf.errors import ConfigError
-from srt_hf.schema import COUNTS, DECISION, NLLS, ORIGINAL, batch_columns
+from srt_hf.schema import COUNTS, DECISION, NLLS, ORIGINAL, TRIPLE, batch_columns
 from srt_hf.selection import Selector
 from srt_hf.student import Student, as_score
 
@@ -145,15 +145,25 @@ class Scoring:
         return rows.map(scorer, batched=True, batch_size=BATCH, desc=description)
 
 
+# loss -> the texts that its pass is made of
+_TEXTS = {"nll_y": ("output",), "nll_x": ("instruction", "input")}
+
+
+def _passes(row: Mapping[str, Any]) -> int:
+    """How many different passes are behind a row's scores."""
+    pairs = zip(row["candidates"], row["scores"], strict=True)
+    measured = [(name, pair) for pair, score in pairs for name in NLLS if score[name] is not None]
+    return len({(name, *(pair[text] for text in _TEXTS.get(name, TRIPLE))) for name, pair in measured})
+
+
 def check_proxy(rows: Dataset, scoring: Scoring, mode: str) -> dict[str, Any]:
     """What the proxy saved and, on a sample of the rows that it decided, what it cost: the report's `proxy`.
 
-    passes_saved is what the student would have run without it, by the proxy's own passes, less what the student ran.
+    passes_saved: the different passes that these rows' scores stand for, which the student did not have to run.
     """
     student, proxy = scoring.student, scoring.proxy
     if proxy is None:
         raise ConfigError("There is no proxy to check.")
-    saved = proxy.count_passes - student.count_passes
     theirs = [n for n, by in enumerate(rows["scored_by"]) if by == proxy.scored_by()]
     sample = rows.select(theirs[:: max(1, len(theirs) // _SAMPLE)][:_SAMPLE])
     plain = Scoring(student, scoring.selector)
@@ -169,8 +179,7 @@ def check_proxy(rows: Dataset, scoring: Scoring, mode: str) -> dict[str, Any]:
         **proxy.scored_by(),
         "margin": scoring.margin,
         "rows": len(theirs),
-        "passes": proxy.count_passes,
-        "passes_saved": saved,
+        "passes_saved": sum(_passes(row) for row in rows.select(theirs)),
         "sample": len(sample),
         "choices_changed": sum(changed),
     }

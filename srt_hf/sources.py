@@ -38,7 +38,8 @@ def load_rows(source: str, *, name: str | None = None, split: str = "train", rev
         return _load(source, name, split, revision)
     except DatasetNotFoundError as error:
         raise DataError(f"{source} is neither a local file nor a dataset on the Hub that this login may read.") from error
-    except (DatasetGenerationError, ValueError, OSError, pa.ArrowException) as error:
+    # KeyError, TypeError: a damaged folder of `save_to_disk`.
+    except (DatasetGenerationError, ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         said = " ".join(str(cause).split())[:300]
         if any(words in said for words in _NO_ROWS):
@@ -49,15 +50,18 @@ def load_rows(source: str, *, name: str | None = None, split: str = "train", rev
 def _load(source: str, name: str | None, split: str, revision: str | None) -> Dataset:
     from datasets import DatasetDict, load_dataset, load_from_disk
 
+    if not source:
+        raise DataError("No dataset is named.", "Give a Hub id, a file or a folder.")
     path = Path(source)
+    suffix = path.suffix.lower()
     if path.is_file():
         if not path.stat().st_size:
             raise ValueError("the file is empty")
-        if path.suffix not in _FILES:
+        if suffix not in _FILES:
             raise ValueError(f"the suffix {path.suffix!r} is none of {', '.join(_FILES)}")
-        builder, options = _FILES[path.suffix]
+        builder, options = _FILES[suffix]
         return load_dataset(builder, data_files=str(path), split=split, **options)
-    if not path.exists() and (path.suffix in _FILES or path.is_absolute() or source.startswith((".", "~"))):
+    if not path.exists() and (suffix in _FILES or path.is_absolute() or source.startswith((".", "~"))):
         # The Hub, which `load_dataset` would ask for long, has no dataset of such a name.
         raise DataError(f"There is no file or folder {source}.")
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
@@ -101,7 +105,8 @@ def prepare(dataset: Dataset, *, columns: dict[str, str] | None = None, id_colum
             else "Load it with `srt_hf.load_rows`, or make it of rows with `Dataset.from_list`.",
         )
     dataset = _rename(dataset, columns or {})
-    dataset = dataset.remove_columns([name for name in dataset.column_names if name in STAGE_COLUMNS])
+    if {"candidates", "scores"} & set(dataset.column_names):
+        dataset = dataset.remove_columns([name for name in dataset.column_names if name in STAGE_COLUMNS])
     check_columns(dataset)
     if not {"instruction", "output"} <= set(dataset.column_names):
         dataset = _from_chat(dataset)

@@ -112,12 +112,13 @@ def test_the_wheel_works_outside_the_source_tree(tmp_path: Path) -> None:
         [sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target", str(tmp_path / "site"), str(wheel)], check=True
     )
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import srt_hf; from srt_hf.card import template_path\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import srt_hf; from srt_hf.card import CardData, render\n"
+        "from srt_hf.report import Report\n"
         "assert srt_hf.__file__.startswith(sys.argv[1]), srt_hf.__file__\n"
-        "print(template_path('dataset_card.md').read_text()[:3])"
+        "print(render(CardData('rows', 'org/rows', Report('selective', 'paper', 'reflected'))))"
     )
     run = subprocess.run(
         [sys.executable, "-I", "-c", program, str(tmp_path / "site")], capture_output=True, text=True, cwd=tmp_path
     )
-    assert run.returncode == 0 and run.stdout.startswith("---"), run.stderr
+    assert run.returncode == 0 and run.stdout.startswith("---") and "# rows" in run.stdout, run.stderr
     assert (tmp_path / "site" / "srt_hf" / "py.typed").is_file()

@@ -138,6 +138,27 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, text: str, compla
     assert "\n" not in str(caught.value)
 
 
+def test_a_damaged_saved_dataset_and_no_name_at_all(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_rows(str(tmp_path))
+    with pytest.raises(DataError, match="No dataset is named"):
+        load_rows("")
+
+
+def test_suffixes_may_be_capitals(tmp_path: Path) -> None:
+    (tmp_path / "D.JSONL").write_text(json.dumps(ROWS[0]))
+    assert len(load_rows(str(tmp_path / "D.JSONL"))) == 1
+
+
+def test_columns_of_the_users_own_stay() -> None:
+    """`origin` and `reason` are common names; only beside candidates or scores are they an earlier run's."""
+    mine = Dataset.from_list([{**ROWS[0], "origin": "book", "reason": "nice"}])
+    assert prepare(mine, id_column="origin")["id"][:] == ["book"] and "reason" in prepare(mine).column_names
+    assert "reason" not in prepare(mine.add_column("scores", [[]])).column_names
+
+
 @pytest.mark.parametrize("source", ["nope.jsonl", "data/nope.csv", "./nope", "../nope", "/nope/nope", "~/nope"])
 def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("asked the Hub"))

@@ -61,13 +61,13 @@ def test_a_margin_of_nothing_leaves_all_to_the_proxy(run: Any, folders: dict[str
     proxy = cascade.report.proxy
     assert proxy["student"] == "small" and proxy["rows"] == proxy["sample"] == len(ROWS)
     assert cascade.report.student["student"] == "big" and cascade.report.student["passes"] == 0
-    assert proxy["passes_saved"] == proxy["passes"] > 0
+    assert 0.9 * alone.report.student["passes"] < proxy["passes_saved"] <= alone.report.student["passes"]
     # The sample is every row here, so it tells exactly what the student would have chosen otherwise.
     if mode == "exhaustive":
         own = run(mode, "big")
         changed = sum(a != b for a, b in zip(own.rows["choice"], cascade.rows["choice"], strict=True))
         assert proxy["choices_changed"] == changed > 0
-    assert f"{len(ROWS)} rows, {proxy['passes']} student passes saved" in cascade.report.table()
+    assert f"{len(ROWS)} rows, {proxy['passes_saved']} student passes saved" in cascade.report.table()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -84,7 +84,7 @@ def test_between_them_each_row_belongs_to_one(run: Any, folders: dict[str, str],
                 assert {name: one[name] for name in both} == pytest.approx({name: other[name] for name in both}, abs=1e-5)
         assert Selector()(row)["choice"] == row["choice"]
         assert row["reason"] != "teacher_failed"
-    assert 0 < cascade.report.proxy["passes_saved"] < cascade.report.proxy["passes"]
+    assert 0 < cascade.report.proxy["passes_saved"] < by["big"].report.student["passes"]
     cascade.save_to_disk(tmp_path / "out")
     assert f"scored and decided {owners.count('small')} rows" in (tmp_path / "out" / "README.md").read_text()
 

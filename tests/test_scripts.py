@@ -386,6 +386,8 @@ def test_train_sft(here, student_folder: str, tmp_path: Path, monkeypatch: pytes
     assert "global batch" in complaint(here("train_sft.py", *arguments, "--global_batch_size", "7"), code=2)
     assert "--global_batch_size" in complaint(here("train_sft.py", *arguments, "--gradient_accumulation_steps", "4"), code=2)
     assert "No dataset" in complaint(here("train_sft.py", *arguments[2:]), code=2)
+    assert "no template 'llama-9'" in complaint(here("train_sft.py", *arguments, "--template", "llama-9"), code=2)
+    assert "cannot be trained" in complaint(here("train_sft.py", *arguments, "--template", "chat"))  # the model has none
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertFo
 
 from srt_hf.errors import ConfigError, DataError, StudentError
 from srt_hf.schema import COUNTS, NLLS, SCORE, SCORED_BY, features
+from srt_hf.selection import Selector
 from srt_hf.student import Student, as_score
 from srt_hf.student import loading as student_loading
 
@@ -106,6 +107,11 @@ def test_oracle_parity(oracle: tuple[str, list[dict[str, Any]]]) -> None:
             assert score["missing"] is None
     # 16 losses a row; shared instructions and responses leave fewer passes.
     assert student.count_passes == 1223
+    # And so the student decides as the published code does.
+    decide = Selector(rule="paper", keep="reflected")
+    for row, pairs, got in zip(rows, batch["candidates"], scores, strict=True):
+        decision = decide({"candidates": pairs, "scores": got})
+        assert (decision["origin"], decision["kept"]) == (row["winner"], row["published_keeps"])
 
 
 @needs_oracle
@@ -491,7 +497,7 @@ def test_spawned_workers_each_load_their_own(llama: str, tmp_path: Path) -> None
     assert run_python(script).startswith("True ")
 
 
-@pytest.mark.parametrize("num_proc", [None, 2])
+@pytest.mark.parametrize("num_proc", [None, 1, 2])
 def test_a_bare_map_survives_a_first_error_after_the_first_write(llama: str, tmp_path: Path, num_proc: int | None) -> None:
     """2,500 rows with every number and no code, then 500 with no number and a code; and the other way round."""
     good = candidates(PAIRS[0], origin="response")
