@@ -147,6 +147,7 @@ def main(given: Arguments) -> int:
         device = students["float32"].load().engine.model.device
         fastest = (other := srt_hf.Student(model, dtype=given.dtype)).load().dtype
         students.setdefault(fastest, other)
+        del other  # where it is float32 too, it would be a second model in memory
         students |= {"proxy": srt_hf.Student(given.proxy, dtype="float32")} if given.proxy else {}
         network = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device).eval()
         ways = make_ways(students, network, rows, few)

@@ -145,7 +145,7 @@ def _proxy(proxy: Mapping[str, Any]) -> str:
     if not proxy:
         return ""
     name = inline(_at(proxy["student"], proxy["revision"]))
-    checked = f"of {proxy['sample']} of them that the student scored too, {proxy['choices_changed']} choices changed"
+    checked = f"of {proxy['sample']} of them that the student scored too, {proxy['decisions_changed']} decisions changed"
     return f"{name} scored and decided {proxy['rows']} rows, by more than {proxy['margin']:g}; {checked}"
 
 

@@ -6,6 +6,7 @@ A path is not its content: a model retrained in place must not be answered from 
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import xxhash
@@ -15,6 +16,7 @@ from srt_hf.errors import StudentError
 # What a loader reads. Logs, optimizer states and READMEs beside them say nothing about the scores.
 _CONTENT = {".json", ".jinja", ".model", ".txt", ".tiktoken", ".py", ".safetensors", ".bin"}
 _CHUNK = 1 << 24  # bytes
+_LOCAL = "xxh3:"
 
 # (path, size, mtime in ns) -> digest of the file's content, so that asking again costs one stat a file.
 _known: dict[tuple[str, int, int], bytes] = {}
@@ -26,12 +28,35 @@ def model_identity(model: str, revision: str | None = None) -> str:
 
     Works offline where the repo is in the Hub cache. Raises StudentError where there is no such folder or repo.
     """
-    folder = Path(model)
     base = base_model(model, revision)
-    own = (
-        _folder_digest(folder) if folder.is_dir() else _commit(model, revision, "adapter_config.json" if base else "config.json")
-    )
-    return f"{own}+{model_identity(base)}" if base else own
+    if base is None:
+        return _content(model, revision, "config.json")
+    return f"{_content(model, revision, 'adapter_config.json')}+{_base_identity(base)}"
+
+
+def revisions(identity: str) -> tuple[str | None, str | None]:
+    """The Hub commits in an identity, of the model and of an adapter's base; None for local content."""
+    own, _, base = identity.partition("+")
+    return _revision(own), _revision(base)
+
+
+def _revision(identity: str) -> str | None:
+    return None if not identity or identity.startswith(_LOCAL) else identity
+
+
+def _content(model: str, revision: str | None, file: str) -> str:
+    folder = Path(model)
+    return _folder_digest(folder) if folder.is_dir() else _commit(model, revision, file)
+
+
+def _base_identity(base: str) -> str:
+    # A commit is looked up once, since a student's identity is asked for with every batch.
+    return _folder_digest(Path(base)) if Path(base).is_dir() else _base_commit(base)
+
+
+@cache
+def _base_commit(base: str) -> str:
+    return _commit(base, None, "config.json")
 
 
 def base_model(model: str, revision: str | None = None) -> str | None:
@@ -56,7 +81,7 @@ def _folder_digest(folder: Path) -> str:
     digest = xxhash.xxh3_128()
     for path in files:
         digest.update(path.name.encode() + b"\0" + _file_digest(path))
-    return f"xxh3:{digest.hexdigest()}"
+    return f"{_LOCAL}{digest.hexdigest()}"
 
 
 def _file_digest(path: Path) -> bytes:

@@ -52,7 +52,7 @@ def recycle(
     columns: the dataset's own names for instruction, input, output. id_column: its column of distinct ids.
     proxy: a smaller model that scores first (Superfiltering, arXiv 2402.00530). Only rows whose decision it leaves within
         `margin` (in units of ifd and r_ifd) go to the student; `scored_by` says whose scores a row has. The report tells how
-        many passes that saved and, from a sample that the student scores too, how many choices it changed.
+        many passes that saved and, from a sample that the student scores too, how many decisions it changed.
     selector: the rule, `srt_hf.select` or a `Selector`. prompts: your own wording, as a file or `Prompts`.
 
     Each step is a `Dataset.map`, so `datasets` caches it. Raises DataError, ConfigError, StudentError or TeacherError.
@@ -78,6 +78,7 @@ def recycle(
     if proxy:
         proxy.load()
     clock = _Clock()
+    before = student.count_passes
     left_out = len(dataset) - len(rows)
     rows = (_exhaustive if mode == "exhaustive" else _selective)(rows, reflector, scoring, clock)
     with clock("select"):
@@ -85,7 +86,7 @@ def recycle(
     report = Report(mode, selector.rule, selector.keep, seconds=clock.seconds)
     report.left_out = {"not one question and one answer": left_out} if left_out else {}
     report.teacher = {"name": str(teacher.identity()), **teacher.counts}
-    report.student = {**student.scored_by(), "passes": student.count_passes}
+    report.student = {**student.scored_by(), "passes": student.count_passes - before}
     if proxy:
         with clock("check proxy"):
             report.proxy = check_proxy(rows, scoring, mode)

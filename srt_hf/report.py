@@ -28,7 +28,7 @@ class Report:
     lengths: the same three -> mean and percentiles of the output's length in words.
     tokens: prompt, completion (what the teacher reported, all tries; None where it reported nothing) and replies
         (reflections that were answered). proxy: of a run with one, who it is, the rows it decided, the passes that saved the
-        student, and of a sample that the student scored too, the choices it changed. seconds: stage -> wall time.
+        student, and of a sample that the student scored too, the decisions it changed. seconds: stage -> wall time.
     """
 
     mode: str
@@ -89,7 +89,7 @@ class Report:
         lines.append(["student passes", f"{self.student.get('passes', 0):,}"])
         if self.proxy:
             lines.append(["decided by the proxy", "{rows:,} rows, {passes_saved:,} student passes saved".format(**self.proxy)])
-            checked = "{choices_changed:,} of {sample:,} choices that the student checked are others".format(**self.proxy)
+            checked = "{decisions_changed:,} of {sample:,} decisions that the student checked are others".format(**self.proxy)
             lines.append([f"proxy, margin {self.proxy['margin']:g}", checked])
         return lines + [[f"seconds: {stage}", f"{seconds:.1f}"] for stage, seconds in self.seconds.items()]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from srt_hf.errors import ConfigError
-from srt_hf.schema import COUNTS, DECISION, NLLS, ORIGINAL, TRIPLE, batch_columns
+from srt_hf.schema import COUNTS, DECISION, INSTRUCTION, NLLS, ORIGINAL, TRIPLE, batch_columns
 from srt_hf.selection import Selector
 from srt_hf.student import Student, as_score
 
@@ -42,7 +42,8 @@ class StagedScorer:
         self._measure(rows, self._compared)
         if self.stage == "response":
             self._measure(rows, self._chosen)
-        else:
+        # Once for each original: as soon as its ifd is known.
+        if (self.stage == "instruction") == ("ifd" in self.selector.deciding_scores("instruction")):
             self.student.watch_originals([row["candidates"] for row in rows], [row["scores"] for row in rows])
         scored_by = [self.student.scored_by()] * len(rows)
         return batch_columns(batch, {"scores": [row["scores"] for row in rows], "scored_by": scored_by})
@@ -68,11 +69,11 @@ class StagedScorer:
 
     def _compared(self, row: Mapping[str, Any]) -> dict[int, tuple[str, ...]]:
         names = tuple(loss for name in self.selector.deciding_scores(self.stage) for loss in _BEHIND[name])
-        candidates = row["candidates"]
+        of = {origin: [n for n, c in enumerate(row["candidates"]) if c["origin"] == origin] for origin in (ORIGINAL, INSTRUCTION)}
         if self.stage == "instruction":
-            return dict.fromkeys(range(len(candidates)), names)
-        wanted = {row["choice"]: names, len(candidates) - 1: names}  # reflect_response appended the challenger
-        return wanted | {n: NLLS for n, candidate in enumerate(candidates) if candidate["origin"] == ORIGINAL}
+            return dict.fromkeys([*of[ORIGINAL], *of[INSTRUCTION]], names)
+        challenger = len(row["candidates"]) - 1  # reflect_response appended it
+        return {row["choice"]: names, challenger: names, **dict.fromkeys(of[ORIGINAL], NLLS)}
 
     def _chosen(self, row: Mapping[str, Any]) -> dict[int, tuple[str, ...]]:
         return {self.selector(row)["choice"]: NLLS}
@@ -145,6 +146,8 @@ class Scoring:
         return rows.map(scorer, batched=True, batch_size=BATCH, desc=description)
 
 
+# Passes of a row's first stage: both responses, alone and after their instruction.
+_FIRST_STAGE = 4
 # loss -> the texts that its pass is made of
 _TEXTS = {"nll_y": ("output",), "nll_x": ("instruction", "input")}
 
@@ -159,13 +162,15 @@ def _passes(row: Mapping[str, Any]) -> int:
 def check_proxy(rows: Dataset, scoring: Scoring, mode: str) -> dict[str, Any]:
     """What the proxy saved and, on a sample of the rows that it decided, what it cost: the report's `proxy`.
 
-    passes_saved: the different passes that these rows' scores stand for, which the student did not have to run.
+    passes_saved: the different passes behind the scores of these rows, less those that the student ran for rows that then stayed
+    the proxy's. decisions_changed: rows of the sample whose choice or `kept` the student's own scores change.
     """
     student, proxy = scoring.student, scoring.proxy
     if proxy is None:
         raise ConfigError("There is no proxy to check.")
     theirs = [n for n, by in enumerate(rows["scored_by"]) if by == proxy.scored_by()]
-    sample = rows.select(theirs[:: max(1, len(theirs) // _SAMPLE)][:_SAMPLE])
+    size = min(_SAMPLE, len(theirs))
+    sample = rows.select([theirs[n * len(theirs) // size] for n in range(size)])
     plain = Scoring(student, scoring.selector)
     again = sample.remove_columns([*_ADDED, *DECISION])
     if mode == "exhaustive":
@@ -174,12 +179,14 @@ def check_proxy(rows: Dataset, scoring: Scoring, mode: str) -> dict[str, Any]:
         again = plain.run(again, "instruction", "Student checks the proxy's instructions")
         again = again.map(scoring.selector.instruction_winner)
         again = plain.run(again, "response", "Student checks the proxy's responses")
-    changed = [row["choice"] != choice for row, choice in zip(map(scoring.selector, again), sample["choice"], strict=True)]
+    before = zip(sample["choice"], sample["kept"], strict=True)
+    after = ((decision["choice"], decision["kept"]) for decision in map(scoring.selector, again))
+    handed_back = (row for row in rows.select(theirs) if scoring.selector.margin(row) < scoring.margin)
     return {
         **proxy.scored_by(),
         "margin": scoring.margin,
         "rows": len(theirs),
-        "passes_saved": sum(_passes(row) for row in rows.select(theirs)),
+        "passes_saved": sum(map(_passes, rows.select(theirs))) - _FIRST_STAGE * sum(1 for _ in handed_back),
         "sample": len(sample),
-        "choices_changed": sum(changed),
+        "decisions_changed": sum(one != other for one, other in zip(before, after, strict=True)),
     }

@@ -107,8 +107,16 @@ def varlen(q: Any, k: Any, v: Any, ends_q: Any, ends_k: Any, most_q: int, most_k
     return torch.cat(outputs)
 
 
+def torch_varlen(q: Any, k: Any, v: Any, ends_q: Any, ends_k: Any, most_q: int, most_k: int, **how: Any) -> Any:
+    """torch's own function, in the same terms: (left, 0) is causal from the lower right."""
+    assert how["window_size"][1] == 0 and how["enable_gqa"]
+    return varlen(
+        q, k, v, ends_q, ends_k, most_q, most_k, causal=True, softmax_scale=how["scale"], window_size=how["window_size"]
+    )
+
+
 @pytest.mark.parametrize("window", [None, 5, 40, 1000])
-@pytest.mark.parametrize("way", ["loop", "loop-softcap", "kernel"])
+@pytest.mark.parametrize("way", ["loop", "loop-softcap", "flash-attn", "torch"])
 def test_packed_attention_is_the_plain_one(way: str, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = [Pass((*_BEGINNINGS[n % 4], *range(10 + 3 * n)), 1) for n in range(9)]
     [batch] = cut(passes, True, 10_000)
@@ -116,17 +124,31 @@ def test_packed_attention_is_the_plain_one(way: str, window: int | None, monkeyp
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, heads, batch.size, 8, generator=generator) for heads in (4, 2, 2))
     softcap = 2.0 if way == "loop-softcap" else None
-    monkeypatch.setattr(attention, "flash_attention", lambda: varlen)
-    if way == "kernel":
+    monkeypatch.setattr(attention, "flash_attention", lambda: varlen if way == "flash-attn" else None)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", torch_varlen)
+    if way in ("flash-attn", "torch"):
         monkeypatch.setattr(attention, "Loop", Kernel)
-    with over(batch.segments, torch.device("cpu")):
+    windows: set[int | None] = set()
+    with over(batch.segments, torch.device("cpu"), windows):
         found, _ = attend(None, query, key, value, None, scaling=0.3, sliding_window=window, softcap=softcap)
     torch.testing.assert_close(found, plain(query, key, value, batch, window, softcap), atol=1e-5, rtol=1e-5)
+    assert windows == {window}
 
 
 def test_attention_of_another_kind_is_refused() -> None:
     one = torch.zeros(1, 1, 1, 4)
-    with over([], torch.device("cpu")), pytest.raises(NotImplementedError, match="a mask"):
+    with pytest.raises(NotImplementedError, match="a mask"):
         attend(None, one, one, one, torch.zeros(1))
-    with pytest.raises(NotImplementedError, match="s_aux"):
-        attend(None, one, one, one, None, s_aux=torch.zeros(1))
+    for kind in ("s_aux", "position_bias", "block_indices"):
+        with pytest.raises(NotImplementedError, match=kind):
+            attend(None, one, one, one, None, **{kind: torch.zeros(1)})
+    with pytest.raises(NotImplementedError, match="is_causal"):
+        attend(None, one, one, one, None, is_causal=False)
+
+
+def test_contexts_are_not_copied_without_bound() -> None:
+    passes = [Pass((*range(100, 250), n, n + 1), 150) for n in range(200)]
+    [*batches] = cut(passes, True, 400)
+    assert sum(len(batch.members) for batch in batches) == 200
+    seen = [sum(stop - start + len(context) for start, stop, context in batch.segments) for batch in batches]
+    assert len(batches) > 1 and max(seen) <= 4 * 400

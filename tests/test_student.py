@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset, load_dataset, load_from_disk
 from datasets.fingerprint import Hasher
 from reference_scorer import reference_nlls
@@ -145,9 +146,53 @@ def test_packing_that_is_wrong_is_given_up_with_a_warning(llama: str, monkeypatc
         with pytest.warns(UserWarning, match="LlamaForCausalLM is scored in padded batches, which is slower: a mean loss is off"):
             assert_close(student.nlls(PAIRS), expected)
         assert not student.load().engine.packs
+    with monkeypatch.context() as broken:
+        broken.setattr("srt_hf.student.attention.Loop._mask", lambda self, own, seen, window, like: math.nan)
+        with pytest.warns(UserWarning, match="padded batches"):
+            assert_close(Student(llama).nlls(PAIRS), expected)
     monkeypatch.setattr("srt_hf.student.engine.pack", lambda *_: 1 / 0)
     with pytest.warns(UserWarning, match="padded batches, which is slower: division by zero"):
         assert_close(Student(llama).nlls(PAIRS), expected)
+
+
+_TINY = {
+    "vocab_size": 600,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": POSITIONS,
+    "initializer_range": 0.1,
+}
+_EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
+_MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "shared_intermediate_size": 32}
+_LONGROPE = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 64}
+SPECIAL: dict[str, dict[str, Any]] = {
+    # State that runs from token to token, and so from one packed pass into the next.
+    "Lfm2": {"layer_types": ["conv", "full_attention"]},
+    "GraniteMoeHybrid": {"layer_types": ["mamba", "attention"], **_EXPERTS, **_MAMBA},
+    # A window that the layers never tell: it is in the mask alone.
+    "Phimoe": {"sliding_window": 48, **_EXPERTS},
+    # Its positions go by the longest pass of a batch.
+    "Phi3": {"rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0, **_LONGROPE}, "pad_token_id": 0},
+    "Mixtral": _EXPERTS,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*is scored in padded batches:UserWarning")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_what_packing_could_break_scores_batched_as_one_by_one(kind: str, dtype: str, tmp_path: Path) -> None:
+    config = getattr(transformers, f"{kind}Config")(**{**_TINY, **SPECIAL[kind]})
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(make_llama(tmp_path / "other")).save_pretrained(tmp_path)
+    student = Student(str(tmp_path), dtype=dtype, max_length=POSITIONS)
+    short = [(f"Say {n}.", "", "No.") for n in range(4)]  # a few targets show what a long mean hides
+    together = student.nlls([*PAIRS, *short])
+    assert_close([student.nlls([pair])[0] for pair in (*PAIRS, *short)], together, 1e-5 if dtype == "float32" else 0.05)
+    assert student.load().engine.packs == (kind in ("Phi3", "Mixtral"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -616,6 +661,32 @@ def test_hub_student_is_its_commit(tmp_path: Path) -> None:
         "print(student.scored_by()['revision'], copy.identity(), student.nlls([('a', 'b', 'c')])[0]['missing'])"
     )
     assert run_python(code, HF_HUB_CACHE=str(tmp_path), HF_HUB_OFFLINE="1").split() == [sha, sha, "None"]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
+def test_a_hub_adapter_is_two_commits(tmp_path: Path) -> None:
+    """The adapter's and its base's, each loaded as of its own, from the Hub cache."""
+    from peft import LoraConfig, get_peft_model
+
+    shas = {name: character * 40 for name, character in (("base", "a"), ("adapter", "b"))}
+    folders = {name: tmp_path / f"models--org--{name}" / "snapshots" / sha for name, sha in shas.items()}
+    make_llama(folders["base"])
+    config = LoraConfig(r=4, init_lora_weights=False, target_modules=["q_proj"])
+    changed = get_peft_model(AutoModelForCausalLM.from_pretrained(folders["base"]), config)
+    changed.save_pretrained(folders["adapter"])
+    written = json.loads((folders["adapter"] / "adapter_config.json").read_text())
+    (folders["adapter"] / "adapter_config.json").write_text(json.dumps({**written, "base_model_name_or_path": "org/base"}))
+    for name, sha in shas.items():
+        (tmp_path / f"models--org--{name}" / "refs").mkdir()
+        (tmp_path / f"models--org--{name}" / "refs" / "main").write_text(sha)
+    code = (
+        "from srt_hf.student import Student\n"
+        "one, other = Student('org/adapter'), Student('org/base')\n"
+        f"losses = [student.nlls([{PAIRS[0]!r}])[0]['nll_y'] for student in (one, other)]\n"
+        "print(one.identity(), abs(losses[0] - losses[1]) > 1e-3)"
+    )
+    out = run_python(code, HF_HUB_CACHE=str(tmp_path), HF_HUB_OFFLINE="1")
+    assert out.split() == [f"{shas['adapter']}+{shas['base']}", "True"]
 
 
 # Errors and warnings

@@ -25,8 +25,9 @@ from srt_hf.student.batches import Segment
 PACKED = "srt_hf_packed"
 # Queries in a call of SDPA, whose CPU kernel computes what a mask hides: so it sees few keys that the first of them does not.
 _QUERIES = 64
-# What a layer may ask of its attention that is not done here.
-_NOT_DONE = ("position_bias", "s_aux")
+# What layers pass on that changes nothing here. Anything else may be a kind of attention that is not done here.
+_IDLE = {"cache_position", "dropout", "output_attentions", "output_hidden_states"}
+_IDLE |= {"output_router_logits", "position_ids", "use_cache"}
 
 
 def attend(
@@ -44,9 +45,11 @@ def attend(
 
     Raises NotImplementedError for a kind of attention that is not done here.
     """
-    asked = [name for name in _NOT_DONE if rest.get(name) is not None]
+    rest = {name: value for name, value in rest.items() if value is not None and name not in _IDLE}
+    asked = [name for name, value in rest.items() if (name, value) != ("is_causal", True)]
     if attention_mask is not None or asked:
         raise NotImplementedError(f"packed attention with {', '.join(asked) or 'a mask'}")
+    _windows.get().add(sliding_window)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     return _current.get()(query, key, value, _How(scale, sliding_window, softcap)), None
 
@@ -63,26 +66,35 @@ class _How(NamedTuple):
 
 
 _current: ContextVar[Loop | Kernel] = ContextVar("attention over the batch that is being run")
+_windows: ContextVar[set[int | None]] = ContextVar("the windows that its layers tell")
 
 
 @contextmanager
-def over(segments: Sequence[Segment], device: torch.device) -> Iterator[None]:
-    """While entered, `attend` means these segments. Without any, the batch is not packed and nothing happens."""
+def over(segments: Sequence[Segment], device: torch.device, windows: set[int | None]) -> Iterator[None]:
+    """While entered, `attend` means these segments and notes the layers' windows. Without any, the batch is not packed and
+    nothing happens."""
     if not segments:
         yield
         return
-    token = _current.set((Kernel if device.type == "cuda" else Loop)(segments, device))
+    attention, noted = _current.set((Kernel if device.type == "cuda" else Loop)(segments, device)), _windows.set(windows)
     try:
         yield
     finally:
-        _current.reset(token)
+        _current.reset(attention)
+        _windows.reset(noted)
+
+
+def tensor_on(device: torch.device, values: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of Python numbers. A GPU is not waited for, as `torch.tensor(device=...)` would."""
+    made = torch.tensor(values, dtype=dtype)
+    return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made.to(device)
 
 
 class Loop:
     """SDPA a segment, some queries at a time; the masks are made once for all layers."""
 
     def __init__(self, segments: Sequence[Segment], device: torch.device) -> None:
-        self._segments = [(start, stop, torch.tensor(context, device=device)) for start, stop, context in segments]
+        self._segments = [(start, stop, tensor_on(device, context)) for start, stop, context in segments]
         self._masks: dict[tuple[int, int, int | None], Tensor] = {}
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
@@ -124,8 +136,8 @@ class Kernel:
         owns = [stop - start for start, stop, _ in segments]
         seen = [own + len(context) for own, (_, _, context) in zip(owns, segments, strict=True)]
         keys = chain.from_iterable((*context, *range(start, stop)) for start, stop, context in segments)
-        self._keys = torch.tensor(list(keys), device=device)
-        own_ends, seen_ends = (torch.tensor([0, *accumulate(n)], dtype=torch.int32, device=device) for n in (owns, seen))
+        self._keys = tensor_on(device, list(keys))
+        own_ends, seen_ends = (tensor_on(device, [0, *accumulate(n)], torch.int32) for n in (owns, seen))
         self._ends = (own_ends, seen_ends)
         self._most = (max(owns), max(seen))
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from srt_hf.student.plan import Pass
 
+# Keys that a packed batch's segments may see for each token of its budget: each copies those of its context.
+_KEYS_A_TOKEN = 4
 # A common beginning that is shorter is run again: seeing it from elsewhere costs more than its few tokens.
 _WORTH_SHARING = 16
 
@@ -59,16 +61,18 @@ def padding_order(passes: Sequence[Pass]) -> list[int]:
 
 
 def pack(passes: Sequence[Pass], order: Sequence[int], budget: int) -> Batch:
-    """The first passes of `order`, at least one, in one sequence of at most `budget` tokens."""
+    """The first passes of `order`, at least one, in a sequence of at most `budget` tokens that see a few times as many keys."""
     batch, sequence = Batch(), list[int]()
     before: tuple[int, ...] = ()
+    keys = 0
     where: list[int] = []  # of the pass before: where each of its tokens lies
     wanted: dict[tuple[int, int], int] = {}  # (position, target) -> row
     for i in order:
         ids, start = passes[i]
         shared = _common_length(before, ids)
         own = ids[shared:-1]  # the last token predicts nothing that is asked for
-        if batch.members and len(sequence) + len(own) > budget:
+        keys += len(ids) - 1
+        if batch.members and (len(sequence) + len(own) > budget or keys > _KEYS_A_TOKEN * budget):
             break
         begin, where = len(sequence), where[:shared]
         if own:

@@ -1,28 +1,27 @@
-"""Model passes -> mean losses. The only place that runs the student.
+"""Batches -> mean losses. The only place that runs the student.
 
-Right padding without an attention mask is exact for causal models: no token sees what comes after it. Logits are computed
-where a target is predicted and nowhere else, in fp32 whatever the body's dtype (a bf16 log-softmax costs 3e-3 in a mean loss),
-and each batch comes back to the host once.
+Logits are computed where a target is predicted and nowhere else, in fp32 whatever the body's dtype (a bf16 log-softmax costs
+3e-3 in a mean loss); sums are in fp64. Nobody waits for a GPU until all batches are under way: their means come back once.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 import warnings
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from srt_hf.errors import StudentError
 from srt_hf.identity import brief
-from srt_hf.student.attention import PACKED, over
+from srt_hf.student.attention import PACKED, over, tensor_on
 from srt_hf.student.batches import Batch, pack, packing_order, pad, padding_order
+from srt_hf.student.head import TargetHead
 from srt_hf.student.plan import Pass
 
 # Tokens a forward pass: on a CPU more than 2,000 gain nothing (scripts/bench_student.md); a GPU wants more.
@@ -32,45 +31,18 @@ _LOGIT_BYTES = 1 << 30
 _LOGIT_SHARE = 0.25
 # Bytes of logits that cross_entropy sees at a time, because it makes a copy of them.
 _LOSS_BYTES = {"cpu": 1 << 23, "cuda": 1 << 28}
-# How far a mean loss of packed passes may be from that of a pass alone: rounded by the batch (16 bits, quantised) or not.
-_PACKING_TOLERANCE = {"rounded": 0.1, "exact": 1e-4}
-
-
-class TargetHead(nn.Module):
-    """Stands in for a model's output head: logits at the target positions only, in fp32.
-
-    In the head's place instead of `logits_to_keep`, so that whatever the model does to its logits afterwards (soft-capping,
-    scaling) is still done to these, in every version of transformers that this project supports.
-    """
-
-    head: nn.Module
-    mixed: bool
-    rows: Tensor  # positions in the flattened batch whose logits are wanted, set before each forward pass
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        in_fp32 = all(weight.dtype == torch.float32 for weight in head.parameters())
-        # A GPU multiplies 16-bit numbers into fp32 at full speed. Elsewhere an fp32 copy does it, a copy because a head is often
-        # tied to the input embedding, which keeps its dtype.
-        self.mixed = type(head) is nn.Linear and head.weight.is_cuda and not in_fp32
-        self.head = head if in_fp32 or self.mixed else copy.deepcopy(head).float()
-
-    def __getattr__(self, name: str) -> Any:
-        """The head's own attributes: some models read its weight (Mamba casts to its dtype) or its bias."""
-        return super().__getattr__(name) if name in ("head", "rows", "mixed") else getattr(self.head, name)
-
-    def forward(self, hidden: Tensor) -> Tensor:  # (batch, length, width) -> (1, targets, vocabulary)
-        wanted = hidden.flatten(0, 1)[self.rows]
-        if not self.mixed:
-            return self.head(wanted.float()).unsqueeze(0)
-        logits = torch.mm(wanted, cast(Tensor, self.head.weight).t(), out_dtype=torch.float32)
-        return (logits if self.head.bias is None else logits + cast(Tensor, self.head.bias)).unsqueeze(0)
+# How far packed losses may be from plain ones, and a pass's from its own beside another neighbour: where nothing is rounded
+# by the batch, where 16 bits are, and where a quantised product depends on what else is in it.
+_MEAN_TOLERANCE = {"exact": 1e-4, "16 bits": 0.1, "quantised": 0.1}
+_TARGET_TOLERANCE = {"exact": 1e-4, "16 bits": 0.02, "quantised": 0.5}
+_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 class Engine:
     """A causal language model, ready to score. `token_budget`: tokens a forward pass; None for what suits the device.
 
-    Raises StudentError for a model without an output head or one that sees the future.
+    `packs` says whether passes share their beginnings. Raises StudentError for a model without an output head or one that sees
+    the future.
     """
 
     def __init__(self, model: Any, token_budget: int | None = None) -> None:
@@ -81,7 +53,7 @@ class Engine:
         self.head = TargetHead(head)
         model.set_output_embeddings(self.head)
         self.token_budget = token_budget or _default_budget(model)
-        self.packs = False
+        self._windows: set[int | None] = set()  # what layers have told packed attention
         self._check_causal()
         self.packs = _may_pack(model) and self._packs_right()
 
@@ -91,19 +63,24 @@ class Engine:
         order, cut = (packing_order(passes), pack) if self.packs else (padding_order(passes), pad)
         members: list[int] = []
         found: list[Tensor] = []
-        while order:
-            batch = cut(passes, order, self.token_budget)
-            values = self._try(batch)
-            if values is None and len(batch.members) > 1:
-                self.token_budget = batch.size // 2
-                continue
-            if values is not None:
-                members += batch.members
-                found.append(values)
-            order = order[len(batch.members) :]
+        limit = _rope_limit(self.model)
+        for rest in ([i for i in order if (len(passes[i].ids) - 1 > limit) is long] for long in (False, True)):
+            while rest:
+                batch = cut(passes, rest, self.token_budget)
+                values = self._try(batch)
+                if values is None and len(batch.members) > 1:
+                    self.token_budget = batch.size // 2
+                    continue
+                if values is not None:
+                    members += batch.members
+                    found.append(values)
+                rest = rest[len(batch.members) :]
         means: list[float | None] = [None] * len(passes)
-        # Once, so that a GPU computes while the next batches are made.
-        for i, mean in zip(members, torch.cat(found).tolist() if found else [], strict=True):
+        try:
+            values_on_host = torch.cat(found).tolist() if found else []
+        except RuntimeError as error:  # of a GPU, which tells late
+            raise StudentError(f"{type(self.model).__name__} failed: {brief(error)}") from error
+        for i, mean in zip(members, values_on_host, strict=True):
             means[i] = mean
         return means
 
@@ -118,28 +95,30 @@ class Engine:
         torch.cuda.empty_cache()
         return None
 
-    @torch.inference_mode()
     def _means(self, batch: Batch) -> Tensor:  # (members,), fp64
+        losses = self._losses(batch)
+        counts = [len(own) for own in batch.losses]
+        owners = [n for n, count in enumerate(counts) for _ in range(count)]
+        own, owner, count = (tensor_on(losses.device, values) for values in (list(chain(*batch.losses)), owners, counts))
+        return losses.new_zeros(len(counts)).index_add_(0, owner, losses[own]) / count
+
+    @torch.inference_mode()
+    def _losses(self, batch: Batch) -> Tensor:  # (rows,), fp64
         logits = self._logits(batch)
         rows = max(1, _LOSS_BYTES[_kind(self.model)] // (4 * logits.shape[-1]))
-        parts = zip(logits.split(rows), self._tensor(batch.targets).split(rows), strict=True)
-        losses = torch.cat([F.cross_entropy(*part, reduction="none") for part in parts]).double()
-        counts = [len(own) for own in batch.losses]
-        owner = self._tensor(counts).new_tensor(range(len(counts))).repeat_interleave(self._tensor(counts))
-        sums = losses.new_zeros(len(counts)).index_add_(0, owner, losses[self._tensor(list(chain(*batch.losses)))])
-        return sums / self._tensor(counts)
+        parts = zip(logits.split(rows), tensor_on(self.model.device, batch.targets).split(rows), strict=True)
+        losses = torch.cat([F.cross_entropy(*part, reduction="none") for part in parts])
+        return (losses if losses.is_cuda else losses.cpu()).double()  # Apple's GPUs have no fp64
 
     def _logits(self, batch: Batch) -> Tensor:  # (rows, vocabulary), fp32
-        self.head.rows = self._tensor(batch.rows)
-        inputs = {"input_ids": self._tensor(batch.inputs)}
+        device = self.model.device
+        self.head.rows = tensor_on(device, batch.rows)
+        inputs = {"input_ids": tensor_on(device, batch.inputs)}
         if batch.segments:
-            inputs["position_ids"] = self._tensor([batch.positions])
-        with over(batch.segments, self.model.device):
+            inputs["position_ids"] = tensor_on(device, [batch.positions])
+        with over(batch.segments, device, self._windows):
             # use_cache=False: a cache costs memory, and with packed sequences it makes SDPA silently wrong.
             return self.model(**inputs, use_cache=False).logits.squeeze(0).float()
-
-    def _tensor(self, values: Any) -> Tensor:
-        return torch.tensor(values, device=self.model.device)
 
     @torch.inference_mode()
     def _check_causal(self) -> None:
@@ -149,34 +128,66 @@ class Engine:
             raise StudentError(f"{type(self.model).__name__} is not causal: its logits depend on later tokens.")
 
     def _packs_right(self) -> bool:
-        """Switch the model to packed attention if a few passes then give what they give one by one; warn where they do not."""
+        """Switch the model to packed attention if a few passes then give what they give one by one, whatever is beside them; warn
+        where they do not."""
         usual = self.model.config._attn_implementation
         draw = random.Random(0)
         vocabulary = self.model.config.get_text_config().vocab_size
-        one, other = ([draw.randrange(vocabulary) for _ in range(32)] for _ in range(2))
-        passes = [Pass(tuple(ids), 1) for ids in (one, one[:20] + other[:10], other)]
+        one, two, three = ([draw.randrange(vocabulary) for _ in range(32)] for _ in range(3))
+        passes = [Pass(tuple(ids), 1) for ids in (one, one[:20] + two[:10], two, three)]
         try:
-            plain = torch.cat([self._means(pad(passes, [n], 1)) for n in range(len(passes))])
+            plain = torch.cat([self._means(pad(passes, [n], 1)) for n in range(3)])
             self.model.set_attn_implementation(PACKED)
-            packed = self._means(pack(passes, range(len(passes)), 1000))
-            off = (plain - packed).abs().max().item()
+            packed = self._means(pack(passes, [0, 1, 2], 1000))
+            # Where state runs from one pass into the next (convolutions, recurrences), the neighbour before it shows.
+            beside = [self._losses(pack(passes, [n, 2], 1000))[-31:] for n in (0, 3)]
+            why = self._doubt(plain, packed, *beside)
         except Exception as error:  # foreign code: a kernel or a layer that cannot do this
-            off, why = math.inf, brief(error)
-        else:
-            why = f"a mean loss is off by {off:.3f}"
-        exact = self.model.dtype == torch.float32 and not getattr(self.model, "is_quantized", False)
-        if off > _PACKING_TOLERANCE["exact" if exact else "rounded"]:
+            why = brief(error)
+        if why:
             self.model.set_attn_implementation(usual)
             warnings.warn(f"{type(self.model).__name__} is scored in padded batches, which is slower: {why}.", stacklevel=2)
-            return False
-        return True
+        return not why
+
+    def _doubt(self, plain: Tensor, packed: Tensor, beside: Tensor, beside_another: Tensor) -> str | None:
+        kind = "exact" if self.model.dtype == torch.float32 else "16 bits"
+        kind = "quantised" if getattr(self.model, "is_quantized", False) else kind
+        for what, one, other, tolerance in (
+            ("a mean loss is off", plain, packed, _MEAN_TOLERANCE[kind]),
+            ("a pass changes with what is packed beside it", beside, beside_another, _TARGET_TOLERANCE[kind]),
+        ):
+            if not torch.allclose(one, other, rtol=0, atol=tolerance, equal_nan=True):
+                return f"{what} by {(one - other).abs().max().item():.3f}"
+        window = _window(self.model)
+        return None if window is None or window in self._windows else f"no layer tells its window of {window} tokens"
 
 
 def _may_pack(model: Any) -> bool:
-    """Whether the model's layers tell their attention all that it must know, as flash-attn needs it too, and the device can."""
+    """Whether the model is all attention, its layers tell that all that it must know, as flash-attn needs it too, and the device
+    can."""
     if _kind(model) == "cuda" and model.dtype == torch.float32:
         return False  # the kernels know 16 bits only
-    return bool(getattr(model, "_supports_attention_backend", False) and getattr(model, "_supports_flash_attn", False))
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    all_attention = not getattr(model, "_is_stateful", False) and kinds <= {"full_attention", "sliding_attention"}
+    return all_attention and all(getattr(model, f"_supports_{what}", False) for what in ("attention_backend", "flash_attn"))
+
+
+def _window(model: Any) -> int | None:
+    """The keys that a query of some layers sees at most, by the model's config."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
+    used = getattr(config, "use_sliding_window", True) and "sliding_attention" in kinds
+    return getattr(config, "sliding_window", None) if used else None
+
+
+def _rope_limit(model: Any) -> float:
+    """The longest sequence with the short factors of a longrope model, which go by the longest in a batch; else infinite."""
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if rope.get("rope_type", rope.get("type")) != "longrope":
+        return math.inf
+    name = "original_max_position_embeddings"
+    return rope.get(name) or getattr(config, name, None) or math.inf
 
 
 def _kind(model: Any) -> str:
@@ -190,5 +201,5 @@ def _default_budget(model: Any) -> int:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    # The CPU allocator raises a bare RuntimeError.
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
+    # The CPU allocator and cuBLAS raise a bare RuntimeError.
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in _NO_MEMORY)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from srt_hf.errors import StudentError
-from srt_hf.identity import base_model, brief
+from srt_hf.errors import SrtError, StudentError
+from srt_hf.identity import base_model, brief, revisions
 from srt_hf.student.engine import Engine
 from srt_hf.student.probe import fastest_dtype
 from srt_hf.student.text import Texts
@@ -44,44 +44,72 @@ def resolve_dtype(dtype: str, device: str) -> str:
         return fastest_dtype(device)
     if dtype != "auto":
         return dtype
-    return "bfloat16" if device.startswith("cuda") else "float32"
+    if not device.startswith("cuda"):
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
 
 
 def load(
-    model: str, identity: str, *, template: str, dtype: str, max_length: int, device: str, token_budget: int | None, **source: Any
+    model: str,
+    identity: str,
+    *,
+    template: str,
+    dtype: str,
+    max_length: int,
+    device: str,
+    token_budget: int | None,
+    trust_remote_code: bool,
 ) -> Loaded:
-    """Load model and tokenizer; `source` (revision, trust_remote_code) goes to `from_pretrained` of both.
+    """Load model and tokenizer as of `identity`.
 
     Raises StudentError where they cannot be loaded or used, ConfigError where the template does not fit the tokenizer.
     """
+    # The dtype is always named: since transformers 5 the default is the checkpoint's own. A device map instead of `.to`, which
+    # 8-bit models refuse.
+    how = {"dtype": getattr(torch, dtype), "device_map": {"": device}, "trust_remote_code": trust_remote_code}
     try:
-        tokenizer = _tokenizer(model, source)
-        # The dtype is always named: since transformers 5 the default is the checkpoint's own. A device map instead of `.to`,
-        # which 8-bit models refuse.
-        network, info = AutoModelForCausalLM.from_pretrained(
-            model, dtype=getattr(torch, dtype), device_map={"": device}, output_loading_info=True, **source
-        )
-        network.eval()
+        tokenizer = _tokenizer(model, identity, trust_remote_code)
+        network, missing = _network(model, identity, how)
     # Foreign code of many authors: transformers raises OSError, ValueError, ImportError, KeyError, RuntimeError and more,
     # safetensors an error of its own, tokenizers a bare Exception.
     except Exception as error:
         raise StudentError(f"The student {model} cannot be loaded: {brief(error)}") from error
-    if info["missing_keys"]:
+    if missing:
         # transformers fills them with random numbers, and so would the scores be.
-        raise StudentError(f"The student {model} lacks the weights {', '.join(sorted(info['missing_keys'])[:3])}.")
+        raise StudentError(f"The student {model} lacks the weights {', '.join(sorted(missing)[:3])}.")
     texts = Texts(tokenizer, template)
-    window = getattr(network.config.get_text_config(), "max_position_embeddings", None)
-    return Loaded(identity, texts, Engine(network, token_budget), min(max_length, window or max_length), dtype)
-
-
-def _tokenizer(model: str, source: dict[str, Any]) -> Any:
-    """The student's tokenizer; an adapter that comes without one has its base model's."""
-    base = base_model(model, source.get("revision"))
-    if base and not find_spec("peft"):
-        raise ImportError(f"it is a PEFT adapter of {base}, and peft is not installed (`pip install peft`)")
     try:
-        return AutoTokenizer.from_pretrained(model, **source)
+        engine = Engine(network.eval(), token_budget)
+    except SrtError:
+        raise
+    except Exception as error:  # foreign code again
+        raise StudentError(f"The student {model} cannot be run: {brief(error)}") from error
+    window = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    return Loaded(identity, texts, engine, min(max_length, window or max_length), dtype)
+
+
+def _network(model: str, identity: str, how: dict[str, Any]) -> tuple[Any, set[str]]:
+    """The model, and the names of weights that it should have and has not. An adapter is put on its base, each at its commit,
+    which `from_pretrained` of the adapter cannot do: it takes one revision for both."""
+    own, base_commit = revisions(identity)
+    base = base_model(model, own)
+    if base is None:
+        network, info = AutoModelForCausalLM.from_pretrained(model, revision=own, output_loading_info=True, **how)
+        return network, set(info["missing_keys"])
+    if not find_spec("peft"):
+        raise ImportError(f"it is a PEFT adapter of {base}, and peft is not installed (`pip install peft`)")
+    network, info = AutoModelForCausalLM.from_pretrained(base, revision=base_commit, output_loading_info=True, **how)
+    loaded = network.load_adapter(model, adapter_kwargs={"revision": own} if own else None)
+    return network, {*info["missing_keys"], *getattr(loaded, "missing_keys", ())}
+
+
+def _tokenizer(model: str, identity: str, trust_remote_code: bool) -> Any:
+    """The student's tokenizer; an adapter that comes without one has its base model's."""
+    own, base_commit = revisions(identity)
+    base = base_model(model, own)
+    try:
+        return AutoTokenizer.from_pretrained(model, revision=own, trust_remote_code=trust_remote_code)
     except (OSError, ValueError):
         if not base:
             raise
-    return AutoTokenizer.from_pretrained(base, **{**source, "revision": None})
+    return AutoTokenizer.from_pretrained(base, revision=base_commit, trust_remote_code=trust_remote_code)

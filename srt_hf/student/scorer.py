@@ -40,12 +40,12 @@ class Student:
 
     model: a Hub id or a local folder. revision: of a Hub repo (branch, tag or commit).
     template: "auto" (the tokenizer's chat template where it has one, else "vicuna") or another of `prompts.TEMPLATE_NAMES`.
-    dtype: "auto" (float32 on a CPU, bfloat16 on CUDA), "fastest" (bfloat16 where a quick probe, made anew by each process, finds
-        its products clearly faster, else float32), "float32" (the parity mode), "bfloat16" or "float16". Logits and losses are
+    dtype: "auto" (float32 on a CPU, bfloat16 on CUDA), "fastest" (bfloat16 where a quick probe by the process
+        that starts the run finds its products clearly faster, else float32), "float32" (the parity mode), "bfloat16" or "float16". Logits and losses are
         float32 in each.
     max_length: window in tokens, start token included; the model's own where that is smaller.
     device: a torch device; None for the first GPU (under `map(with_rank=True)` the rank's own), or the CPU without one.
-    token_budget: padded tokens a forward pass; None for what suits the device.
+    token_budget: tokens a forward pass, padding included; None for what suits the device. Halved when memory runs out.
     trust_remote_code: let the repo's own Python code run.
 
     `count_passes` counts the model passes run so far, after de-duplication. Pickled, a Student is its configuration and its
@@ -201,7 +201,6 @@ class Student:
                 max_length=self.max_length,
                 device=device,
                 token_budget=self.token_budget,
-                revision=self._commit,
                 trust_remote_code=self.trust_remote_code,
             )
         return self._loaded
