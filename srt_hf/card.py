@@ -123,7 +123,8 @@ def _values(card: CardData) -> dict[str, Any]:
         else inline(provenance.source),
         "report": report,
         "reasons": REASONS,
-        "teacher": inline(report.teacher.get("name")),
+        # A replay's replies were written by somebody else.
+        "teacher": ", ".join(map(inline, report.teacher.get("writers") or [report.teacher.get("name")])),
         "student": inline(_at(student.get("student"), student.get("revision"))),
         "scoring": inline(f"{student.get('template')}, {student.get('max_length')} tokens, {student.get('dtype')}"),
         "proxy": _proxy(report.proxy),

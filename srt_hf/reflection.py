@@ -96,6 +96,9 @@ class Reflector:
                     reflection = Reflection(None, None, None, failure.code)
                 break
             spent.append(reply)
+            if reply.reflection is not None:  # recorded as it came out, after all tries
+                reflection = reply.reflection
+                break
             parse = parse_instruction_reflection if step == INSTRUCTION else parse_response_reflection
             reflection = parse(reply.text, reply.finish_reason)
             if reflection.error in (None, "refused"):
@@ -116,7 +119,7 @@ class Reflector:
             step,
             **pair,
             critique=reflection.critique,
-            teacher=str(self.teacher.identity()),
+            teacher=(spent[-1].teacher if spent else None) or str(self.teacher.identity()),
             finish_reason=spent[-1].finish_reason if spent else None,
             prompt_tokens=_total(reply.prompt_tokens for reply in spent),
             completion_tokens=_total(reply.completion_tokens for reply in spent),

@@ -113,6 +113,7 @@ def measure(report: Report, rows: Iterable[Mapping[str, Any]]) -> Report:
     tokens: Counter[str] = Counter(replies=0)
     scores: dict[str, dict[str, list[float]]] = {name: _groups() for name in ("ifd", "r_ifd")}
     words = _groups()
+    writers: Counter[str] = Counter()
     for row in rows:
         report.rows += 1
         report.kept += row["kept"]
@@ -120,6 +121,8 @@ def measure(report: Report, rows: Iterable[Mapping[str, Any]]) -> Report:
         first = next(n for n, candidate in enumerate(row["candidates"]) if candidate["origin"] == ORIGINAL)
         for candidate, score in zip(row["candidates"], row["scores"], strict=True):
             _count_candidate(candidate, outcomes, tokens)
+            if candidate.get("teacher"):
+                writers[candidate["teacher"]] += 1
             if score["missing"]:
                 missing[score["missing"]] += 1
         groups = [("original", first), *([("original_of_kept", first), ("chosen", row["choice"])] if row["kept"] else [])]
@@ -128,6 +131,7 @@ def measure(report: Report, rows: Iterable[Mapping[str, Any]]) -> Report:
                 if row["scores"][n][name] is not None:
                     values[group].append(row["scores"][n][name])
             words[group].append(len((row["candidates"][n]["output"] or "").split()))
+    report.teacher["writers"] = [name for name, _ in writers.most_common()]
     report.reasons = dict(reasons.most_common())
     report.missing = dict(missing.most_common())
     report.candidates = {origin: dict(counts.most_common()) for origin, counts in outcomes.items()}

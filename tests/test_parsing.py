@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import runpy
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from srt_hf import parsing
 from srt_hf.parsing import (
     Reflection,
     parse_instruction_reflection,
@@ -561,3 +565,14 @@ def test_hostile_replies_take_linear_time(reply):
         parse(reply)
     # A quadratic step takes minutes at this size, a linear one about a second.
     assert time.perf_counter() - start < 15
+
+
+def test_a_parser_of_other_bytes_is_another_version(tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(Path(parsing.__file__).parent, tmp_path / "parsing"))
+
+    def version() -> str:
+        return runpy.run_path(str(copy / "__init__.py"))["PARSER_VERSION"]
+
+    assert version() == parsing.PARSER_VERSION
+    (copy / "wording.py").write_bytes((copy / "wording.py").read_bytes() + b"# changed\n")
+    assert version() != parsing.PARSER_VERSION

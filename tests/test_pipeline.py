@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from datasets import Dataset, load_dataset
 from hub_server import UPLOAD_WARNING, LocalHub, point_at
-from tgi_server import LocalTGI
+from tgi_server import LocalTGI, reflect
 
 import srt_hf
 from srt_hf import Recycled, Selector, Student, Teacher, recycle
@@ -249,6 +249,59 @@ def test_a_published_candidates_repo_is_a_teacher(hub: LocalHub, recycled: Recyc
         selector=Selector(keep="all"),
     )
     assert decisions(again) == decisions(recycled)
+
+
+FAULTS = {
+    "river": ("no tags", "stop"),
+    "clock": ("I'm sorry, but I can't help with that.", "stop"),
+    "garden": ("Too short.\n[Better Answer]\nThe first half", "length"),
+    "engine": ("", "stop"),
+    # Not a fault, but what a parser would shorten once more if it read it twice.
+    "letter": ("Short.\n[Better Answer]\n[Start]\n[Start]\nFar away.\n[End]", "stop"),
+}
+
+
+def fallible(body: dict[str, Any]) -> tuple[str, str]:
+    """A teacher that fails in every way in which a reply can."""
+    asked = body["messages"][1]["content"]
+    return next((reply for noun, reply in FAULTS.items() if f"about the {noun} " in asked), None) or reflect(body)
+
+
+def no_instruction_for_islands(n: int, body: dict[str, Any]) -> tuple[int, bytes] | None:
+    asked = body["messages"][1]["content"]
+    return (422, b"{}") if "about the island" in asked and "[New Instruction]" in asked else None
+
+
+@pushing
+def test_a_second_student_selects_from_what_was_published(hub: LocalHub, tmp_path: Path) -> None:
+    """Replayed, the candidates are the same to the byte: their writer, critique, tokens and failures too."""
+    from tiny_models import make_llama
+
+    students = [Student(str(make_llama(tmp_path / name, seed=seed))) for seed, name in enumerate(("first", "second"))]
+    everything = {"mode": "exhaustive", "selector": Selector(keep="all")}
+    with LocalTGI(fallible, fault=no_instruction_for_islands) as tgi, pytest.warns(UserWarning, match="rejected"):
+        first = recycle(ROWS, teacher=Teacher(tgi.url, journal=False), student=students[0], **everything)
+    codes = {candidate["error"] for row in first.rows for candidate in row["candidates"]}
+    assert codes == {None, "unparsable", "refused", "truncated", "empty", "rejected", "not_attempted"}
+    first.push_to_hub("tester/shared")
+    before = hub.repos["dataset", "tester/shared"].files("main")
+    published = load_dataset("tester/shared", "candidates", split="train")
+    for rows in (ROWS, published):  # the first student's own source, or what it published
+        second = recycle(rows, teacher="replay:tester/shared", student=students[1], **everything)
+        assert second.candidates.to_list() == first.candidates.to_list()
+        second.push_to_hub("tester/shared")
+        after = hub.repos["dataset", "tester/shared"].files("main")
+        changed = {name.split("/")[0] for name in after if after[name] != before.get(name)}
+        assert changed == {"README.md", "report.json", "second", "second-scores"}
+        assert load_dataset("tester/shared", "second", split="train").to_list() == second.dataset.to_list()
+    assert load_dataset("tester/shared", "first", split="train").to_list() == first.dataset.to_list()
+
+
+@pushing
+def test_a_repo_without_candidates_is_no_teacher(hub: LocalHub) -> None:
+    ROWS.push_to_hub("tester/plain")
+    with pytest.raises(ConfigError, match=r"^replay:tester/plain holds no replies\..*`candidates` config"):
+        Teacher("replay:tester/plain").identity()
 
 
 @pushing

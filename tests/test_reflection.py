@@ -228,7 +228,7 @@ def _refuse_poison(body: dict[str, Any]) -> tuple[str, str]:
     return ("I'm sorry, but I can't help with that.", "stop") if "poison" in body["messages"][-1]["content"] else reflect(body)
 
 
-@pytest.mark.parametrize("num_proc", [None, 2])
+@pytest.mark.parametrize("num_proc", [None, 1, 2])  # datasets 5.2 makes a pool of one for 1, none for None
 def test_a_bare_map_survives_a_first_error_after_the_first_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_proc: int | None
 ) -> None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import sqlite3
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from conftest import SECRET
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
+from pyarrow import parquet
 from tgi_server import LocalTGI
 
+import srt_hf
 from srt_hf import Teacher
-from srt_hf.errors import ConfigError, RequestFailed, TeacherAuthError, TeacherError, TeacherUnreachable
-from srt_hf.journal import Journal
+from srt_hf.errors import ConfigError, RequestFailed, SrtError, TeacherAuthError, TeacherError, TeacherUnreachable
+from srt_hf.journal import Journal, default_path
 from srt_hf.teacher.http import HttpBackend, is_hugging_face, translate
 from srt_hf.teacher.pacing import AdaptiveLimit, backoff
 from srt_hf.teacher.protocol import Stumble, Weather
@@ -162,6 +166,7 @@ def test_a_server_that_answers_nobody_is_an_outage_and_no_rows_failure(tmp_path:
     with LocalTGI(fault=lambda n, body: (status, b"{}")) as tgi:
         failures = ask(Teacher(tgi.url, journal=tmp_path / "j", outage=0.3), *map(str, range(5)))
         assert all(isinstance(failure, TeacherError) and not isinstance(failure, RequestFailed) for failure in failures)
+        assert not any("a 200" in str(failure) for failure in failures)  # the client does not tell which status it was
     assert list(Journal(tmp_path / "j").entries()) == []
 
 
@@ -350,16 +355,34 @@ def test_pickling_takes_configuration_and_who_answers(teacher: Teacher, tgi: Loc
     assert len(tgi.chats) == 2 and str(teacher.identity()) == "another/teacher@0123abcd"
 
 
-@pytest.mark.parametrize("target", ["localhost:8080", "127.0.0.1:8080/v1", "gpt2", "ftp://host", "org/name/extra", "http://[x"])
+NO_TEACHERS = ["localhost:8080", "127.0.0.1:8080/v1", "gpt2", "ftp://host", "org/name/extra"]
+NO_ADDRESSES = [
+    "http://[x",
+    "http://",
+    "http://:80",
+    "http://host:abc",
+    "http://host:99999",
+    "http://host:0",
+    "http://a..b",
+    "http://ho\tst",
+]
+
+
+@pytest.mark.parametrize("target", [*NO_TEACHERS, *NO_ADDRESSES])
 def test_a_target_of_no_known_form(target: str) -> None:
-    with pytest.raises(ConfigError, match=r"is no (teacher|address).*http://HOST:PORT"):
-        Teacher(target)
+    with pytest.raises(ConfigError, match=r"is no (teacher|address).*http://HOST:PORT") as caught:
+        Teacher(f"{target}?api_key=sesame")
+    assert "sesame" not in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_query_is_never_shown(tmp_path: Path) -> None:
+def test_a_query_is_never_shown() -> None:
     with pytest.raises(TeacherUnreachable) as caught:
         Teacher("http://127.0.0.1:9/v1?api_key=sesame", journal=False).identity()
     assert "sesame" not in str(caught.value) and "http://127.0.0.1:9/v1" in str(caught.value)
+    with LocalTGI(fault=lambda n, body: (503, b"{}")) as tgi:
+        [failure] = ask(Teacher(f"{tgi.url}/v1?api_key=sesame", journal=False, outage=0.2))
+    assert isinstance(failure, TeacherUnreachable)
+    assert "sesame" not in str(failure) and f"No reply from {tgi.url}/v1 for" in str(failure)
 
 
 def test_a_hub_model_is_looked_up_before_anything_is_asked() -> None:
@@ -367,9 +390,10 @@ def test_a_hub_model_is_looked_up_before_anything_is_asked() -> None:
         Teacher("org/model", journal=False).identity()
 
 
-def test_no_secret_in_the_address() -> None:
+@pytest.mark.parametrize("scheme", ["http://", "ftp://", ""])
+def test_no_secret_in_the_address(scheme: str) -> None:
     with pytest.raises(ConfigError, match="SRT_HF_TEACHER_KEY") as caught:
-        Teacher("http://someone:sesame@localhost:8080")
+        Teacher(f"{scheme}someone:sesame@localhost:8080")
     assert "sesame" not in str(caught.value)
 
 
@@ -412,6 +436,14 @@ def test_the_tgi_like_server_follows_the_published_interface(shared: Path) -> No
 def test_a_number_that_no_teacher_takes(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=rf"{next(iter(wrong))} is .*\. Give "):
         Teacher("http://127.0.0.1:9", journal=False, **wrong)
+
+
+def test_an_empty_journal_is_the_default_one_and_false_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRT_HF_TEACHER", "http://127.0.0.1:9")
+    monkeypatch.setenv("SRT_HF_JOURNAL", "")
+    for teacher in (srt_hf.reflect.__self__.teacher, *(Teacher("org/model", journal=journal) for journal in ("", None, True))):
+        assert teacher.journal is not None and teacher.journal.path == default_path()
+    assert Teacher("org/model", journal=False).journal is None
 
 
 def test_no_target() -> None:
@@ -465,11 +497,56 @@ def test_replay_follows_the_files_content(tmp_path: Path) -> None:
 def test_replay_from_a_journal(teacher: Teacher, tmp_path: Path) -> None:
     [bought] = ask(teacher, id="a", step="response")
     [replayed] = ask(Teacher(f"replay:{tmp_path / 'journal.sqlite'}"), id="a", step="response")
-    assert replayed == bought
+    assert replayed == bought and replayed.teacher == "local/teacher@0123abcd"
 
 
-@pytest.mark.parametrize(("line", "complaint"), [("{", "Line 1"), ('{"id": 1}', "step"), ("", "holds no replies")])
-def test_a_replay_file_that_is_none(tmp_path: Path, line: str, complaint: str) -> None:
-    (tmp_path / "r.jsonl").write_text(line + "\n")
-    [error] = ask(Teacher(f"replay:{tmp_path / 'r.jsonl'}"))
-    assert isinstance(error, ConfigError) and complaint in str(error)
+def test_only_a_newline_ends_a_recorded_line(tmp_path: Path) -> None:
+    entry = {"id": "a", "step": "both", "reply": "One\u2028two\u2029three\u0085four\x0b", "teacher": "org/writer"}
+    (tmp_path / "r.jsonl").write_text(json.dumps(entry, ensure_ascii=False) + "\r\n\n", encoding="utf-8")
+    [reply] = ask(Teacher(f"replay:{tmp_path / 'r.jsonl'}"), id="a", step="both")
+    assert (reply.text, reply.teacher) == (entry["reply"], "org/writer")
+
+
+NO_RECORDINGS = [
+    (b"{", "Line 1"),
+    (b'{"id": 1}', "step"),
+    (b"", "holds no replies"),
+    (b'\n{"id": 1, "step": "both", "reply": "\xff"}', "Line 2.*Unicode"),
+    (b'{"id": 1, "step": "both", "reply": null}', "Line 1.*reply is None"),
+    (b'{"id": 1, "step": "both", "reply": 7}', "Line 1.*reply is 7"),
+    (b'{"id": 1, "step": ["both"], "reply": "a"}', "Line 1.*step is"),
+    (b'{"id": 1, "step": "both", "reply": "a", "attempt": Infinity}', "Line 1.*attempt is inf"),
+    (b'["a"]', "Line 1.*TypeError"),
+]
+
+
+@pytest.mark.parametrize(("content", "complaint"), NO_RECORDINGS)
+def test_a_replay_file_that_is_none(tmp_path: Path, content: bytes, complaint: str) -> None:
+    """Said when the teacher is asked who it is, which is before anything is paid for."""
+    (tmp_path / "r.jsonl").write_bytes(content + b"\n")
+    with pytest.raises(ConfigError, match=f"^[^\n]*{complaint}[^\n]* Give|^[^\n]*{complaint}[^\n]* Each line is"):
+        Teacher(f"replay:{tmp_path / 'r.jsonl'}").identity()
+
+
+@pytest.mark.parametrize("problem", ["no candidates column", "null candidates", "no table", "damaged", "unreadable"])
+def test_a_replay_folder_that_is_none(tmp_path: Path, problem: str) -> None:
+    file = tmp_path / "candidates" / "train-00000-of-00001.parquet"
+    file.parent.mkdir()
+    if problem == "no candidates column":
+        parquet.write_table(pa.table({"id": ["a"]}), file)
+    elif problem == "null candidates":
+        parquet.write_table(pa.table({"id": ["a"], "candidates": [None]}), file)
+    elif problem == "damaged":
+        file.write_bytes(b"PAR1 and nothing more")
+    elif problem == "unreadable":
+        file.mkdir()
+    with pytest.raises(ConfigError, match=r"^replay:.*(cannot be read \(|is neither a file).*Give JSONL"):
+        Teacher(f"replay:{tmp_path}").identity()
+
+
+def test_a_recording_that_is_a_foreign_database(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "other.sqlite") as other:
+        other.execute("CREATE TABLE replies (text TEXT)")
+    other.close()
+    with pytest.raises(SrtError, match="no such column"):
+        Teacher(f"replay:{tmp_path / 'other.sqlite'}").identity()

@@ -17,8 +17,10 @@ In the patterns everything that a teacher can repeat is bounded or disjoint from
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from srt_hf.parsing.wording import (
     COLON,
@@ -33,7 +35,8 @@ from srt_hf.parsing.wording import (
     strip_editing_voice,
 )
 
-PARSER_VERSION = "1"
+# Digest of the parser's own source, so that what another parser read is never taken from the cache of `Dataset.map`.
+PARSER_VERSION = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 
 _INSTRUCTION, _ANSWER = "instruction", "answer"
 

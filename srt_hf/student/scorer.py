@@ -40,9 +40,9 @@ class Student:
 
     model: a Hub id or a local folder. revision: of a Hub repo (branch, tag or commit).
     template: "auto" (the tokenizer's chat template where it has one, else "vicuna") or another of `prompts.TEMPLATE_NAMES`.
-    dtype: "auto" (float32 on a CPU, bfloat16 on CUDA), "fastest" (bfloat16 where a quick probe by the process
-        that starts the run finds its products clearly faster, else float32), "float32" (the parity mode), "bfloat16" or "float16". Logits and losses are
-        float32 in each.
+    dtype: "auto" (float32 on a CPU, bfloat16 on CUDA), "fastest" (bfloat16 where a quick probe by the process that starts the
+        run finds its products clearly faster, else float32), "float32" (the parity mode), "bfloat16" or "float16". Logits and
+        losses are float32 in each.
     max_length: window in tokens, start token included; the model's own where that is smaller.
     device: a torch device; None for the first GPU (under `map(with_rank=True)` the rank's own), or the CPU without one.
     token_budget: tokens a forward pass, padding included; None for what suits the device. Halved when memory runs out.

@@ -15,12 +15,11 @@ import weakref
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from srt_hf.errors import ConfigError, RequestFailed, TeacherError, TeacherUnreachable
 from srt_hf.journal import Journal, default_path, request_key
 from srt_hf.teacher.pacing import AdaptiveLimit, backoff
-from srt_hf.teacher.protocol import Backend, Identity, Messages, Reply, Request, Stumble, Weather
+from srt_hf.teacher.protocol import Backend, Identity, Messages, Reply, Request, Stumble, Weather, without_query
 from srt_hf.teacher.replay import ReplayBackend, outcome_from_record
 
 __all__ = ["Identity", "Reply", "Request", "Teacher"]
@@ -42,7 +41,7 @@ class Teacher:
         extra_body: further fields of the request, passed to the server as they are.
         timeout: seconds that one request may take.
         outage: seconds without any reply after which the run stops with TeacherUnreachable.
-        journal: file of all replies; None for `srt_hf/journal.sqlite` under HF_HOME, False for none.
+        journal: file of all replies; None or "" for `srt_hf/journal.sqlite` under HF_HOME, False for none.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Teacher:
                 "Give a server's URL, a Hub model id, local:MODEL or replay:FILE as teacher (SRT_HF_TEACHER for srt_hf.reflect).",
             )
         _check_values(max_tokens=max_tokens, temperature=temperature, top_p=top_p, timeout=timeout)
-        self.target = target
+        self.target = without_query(target)
         self.max_tokens = max_tokens
         # requests: everything sent, retries (after an error of the server) and second tries (asked_again) among them.
         self.counts = dict.fromkeys(("requests", "asked_again", "retries", "from_journal"), 0)
@@ -80,8 +79,9 @@ class Teacher:
         }
         self._outage = outage
         self._backend = _backend(target, model=model, key=key, provider=provider, timeout=timeout)
-        journal_path = default_path() if journal is None or journal is True else journal
-        self.journal = Journal(journal_path) if journal_path and self._backend.journaled else None
+        if journal is None or journal is True or journal == "":
+            journal = default_path()
+        self.journal = Journal(journal) if journal and self._backend.journaled else None
         self._identity: Identity | None = None
         self._limit: AdaptiveLimit | None = None
         self._asking = threading.Lock()
@@ -150,7 +150,9 @@ class Teacher:
     async def _buy(self, request: Request, identity: Identity) -> dict[str, Any]:
         """The reply, or the final failure, as a journal record. Weather and outages leave none."""
         try:
-            return asdict(await self._send(request, identity))
+            reply = asdict(await self._send(request, identity))
+            # With its writer, who is not the one that answers when the journal is replayed.
+            return {**{name: value for name, value in reply.items() if value is not None}, "teacher": str(identity)}
         except RequestFailed as failure:
             return {"error": failure.code, "message": failure.message}
 
@@ -239,15 +241,12 @@ def _backend(target: str, *, model: str | None, key: str | None, provider: str, 
     from srt_hf.teacher.http import HttpBackend
 
     url = target if target.startswith(("http://", "https://")) else None
-    try:
-        has_login = bool(url) and urlsplit(url).username is not None
-    except ValueError as error:
-        raise ConfigError(f"{target!r} is no address.", "Write it as http://HOST:PORT.") from error
-    if has_login:
+    if re.match(r"(\w+://)?[^/?]*@", target):
         raise ConfigError("The teacher's address holds a user name or password.", "Give the key apart (SRT_HF_TEACHER_KEY).")
     if url is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", target):
         raise ConfigError(
-            f"{target!r} is no teacher.", "Give http://HOST:PORT, a Hub model id ORG/NAME, local:MODEL or replay:FILE-OR-REPO."
+            f"{without_query(target)!r} is no teacher.",
+            "Give http://HOST:PORT, a Hub model id ORG/NAME, local:MODEL or replay:FILE-OR-REPO.",
         )
     return HttpBackend(url, model=model if url else target, key=key, provider=provider, timeout=timeout)
 

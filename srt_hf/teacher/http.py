@@ -19,8 +19,8 @@ from huggingface_hub import AsyncInferenceClient, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 
-from srt_hf.errors import RequestFailed, TeacherAuthError, TeacherError, TeacherUnreachable
-from srt_hf.teacher.protocol import Identity, Reply, Request, Stumble, Weather
+from srt_hf.errors import ConfigError, RequestFailed, TeacherAuthError, TeacherError, TeacherUnreachable
+from srt_hf.teacher.protocol import Identity, Reply, Request, Stumble, Weather, without_query
 
 NO_KEY = "-"  # AsyncInferenceClient sends HF_TOKEN to any server unless the key is a non-empty string
 _PER_CLIENT = 100  # connections that one client keeps; further requests would wait in its pool and time out there
@@ -77,9 +77,11 @@ class HttpBackend:
     journaled = True
 
     def __init__(self, url: str | None, *, model: str | None, key: str | None, provider: str, timeout: float) -> None:
+        if url:
+            _check_address(url)
         self.url = url.rstrip("/") if url else None
         self.model = model
-        self.shown = _without_query(self.url) if self.url else str(model)  # a query may hold a secret
+        self.shown = without_query(self.url) if self.url else str(model)
         own = url is None or is_hugging_face(url)
         self.key = key or (get_token() if own else None) or NO_KEY
         if self.url:
@@ -166,12 +168,21 @@ class HttpBackend:
         await self._clients.close()
 
 
-def _without_query(url: str) -> str:
-    return url.partition("?")[0]
+def _check_address(url: str) -> None:
+    """Raise ConfigError for an address without a host, or one that the client would not take."""
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna")  # raises for "a..b", as a port that is none does
+        complete = bool(host) and parts.port != 0
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        complete = False
+    if not complete:
+        raise ConfigError(f"{without_query(url)!r} is no address.", "Write it as http://HOST:PORT.")
 
 
 def _reply(output: Any) -> Reply:
-    """Our reply from a ChatCompletionOutput. Raises ValueError when the 200 held something else."""
+    """Our reply from a ChatCompletionOutput. Raises ValueError when the answer held something else."""
     choices = getattr(output, "choices", None)
     if not choices or getattr(choices[0], "message", None) is None:
         raise ValueError("the answer holds no choices")
@@ -201,7 +212,7 @@ def translate(error: Exception, where: str) -> Exception:
     if isinstance(error, httpx.HTTPError):
         return Stumble(f"the connection to {where} broke: {type(error).__name__}", "server_error")
     if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) and not _is_provider_complaint(error):
-        return Stumble(f"{where} sent a 200 that is no chat completion: {type(error).__name__}", "server_error")
+        return Stumble(f"{where} sent an answer that is no chat completion: {type(error).__name__}", "server_error")
     if isinstance(error, OfflineModeIsEnabled):
         return TeacherError(
             f"HF_HUB_OFFLINE is set, which keeps huggingface_hub's client from {where} too.", "Unset it for this run."

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from srt_hf.parsing import Reflection
+
 Messages = list[dict[str, str]]
 
 
@@ -29,12 +31,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """One chat reply. `finish_reason` is "length" where the token limit cut it; token counts are None where unknown."""
+    """One chat reply. `finish_reason` is "length" where the token limit cut it; token counts are None where unknown.
+
+    A recorded reply may say which `teacher` wrote it. A recorded candidate is a `reflection`, which is all that is left of its
+    text; its counts are those of all tries.
+    """
 
     text: str
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    teacher: str | None = None
+    reflection: Reflection | None = None
 
 
 @dataclass(frozen=True)
@@ -50,13 +58,18 @@ class Identity:
         return f"{self.model}@{self.revision}" if self.revision else self.model
 
 
+def without_query(target: str) -> str:
+    """The target as messages show it: the query of an address may hold a secret."""
+    return target.partition("?")[0]
+
+
 class Backend(Protocol):
     """Where replies come from. A backend holds no limits and no retries; `Teacher` does."""
 
     journaled: bool  # whether its replies cost something and belong into the journal
 
     def identity(self) -> Identity:
-        """Ask who answers. Raises TeacherError when nothing does. Blocking; called once before the first request."""
+        """Ask who answers. Raises TeacherError when nothing does. Blocking; called before the first request."""
 
     async def generate(self, request: Request, identity: Identity) -> Reply:
         """Answer one request. Raises RequestFailed, Stumble, Weather, or another TeacherError to stop the run."""

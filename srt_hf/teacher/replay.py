@@ -1,34 +1,47 @@
 """`replay:` teachers: replies that exist already, matched by row id and step, so that a run needs no server.
 
-The source is JSONL ({id, step, attempt, reply} and optionally finish_reason), a journal, or a published candidates repo, also
-as the folder that `Recycled.save_to_disk` wrote.
+The source is JSONL ({id, step, attempt, reply} and optionally finish_reason and teacher), a journal, or a published candidates
+repo, also as the folder that `Recycled.save_to_disk` wrote. What a recording tells of a reply stays with it: a replayed
+candidate names the teacher that wrote it, and those of a repo come out as they are in it, failed ones too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pyarrow import parquet
 
 from srt_hf import prompts
 from srt_hf.errors import ConfigError, RequestFailed
+from srt_hf.identity import brief
 from srt_hf.journal import Journal, is_journal
+from srt_hf.parsing import Reflection
 from srt_hf.schema import ORIGINAL
 from srt_hf.teacher.protocol import Identity, Reply, Request
 
 _Key = tuple[str, str, int]
 _Outcome = Reply | RequestFailed
 
+_CURE = "Give JSONL with id, step, attempt and reply, a journal, or a folder or repo with a `candidates` config."
+# The fields of a JSONL entry; those with a value here may be missing.
+_TYPES: dict[str, Any] = {
+    "id": str | int,
+    "step": str,
+    "attempt": int,
+    "reply": str,
+    "finish_reason": str | None,
+    "teacher": str | None,
+}
+_DEFAULTS = {"attempt": 0, "finish_reason": "stop", "teacher": None}
+
 
 class ReplayBackend:
-    """Answers from the file or folder, or the candidates repo on the Hub, called `source`.
-
-    Raises ConfigError when it holds no replies.
-    """
+    """Answers from the file or folder, or the candidates repo on the Hub, called `source`."""
 
     journaled = False
 
@@ -38,66 +51,87 @@ class ReplayBackend:
         self._recorded: dict[_Key, _Outcome] = {}
 
     def identity(self) -> Identity:
+        """The recording and its digest or commit. Reads it where it is new or changed, so that a wrong one shows at once.
+
+        Raises ConfigError where it cannot be read or holds no replies.
+        """
+        try:
+            identity, files = self._find()
+            if identity.revision == self._revision:
+                return identity
+            recorded = dict(_entries(files))
+        # What a file of another kind, or a damaged one, makes its reader raise.
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise ConfigError(f"replay:{self.source} cannot be read ({type(error).__name__}: {brief(error)}).", _CURE) from error
+        if not recorded:
+            raise ConfigError(f"replay:{self.source} holds no replies.", _CURE)
+        self._recorded, self._revision = recorded, identity.revision
+        return identity
+
+    def _find(self) -> tuple[Identity, list[Path]]:
+        """Who answers, and the files that hold what."""
         path = Path(self.source)
         files = [path] if path.is_file() else _tables(path)
         if files:
-            digest = hashlib.sha256()
-            for file in files:
-                digest.update(file.read_bytes())
-            return Identity(f"replay:{path.absolute().name}", digest.hexdigest()[:16])
-        from huggingface_hub import HfApi
+            return Identity(f"replay:{path.absolute().name}", _digest(files)), files
+        from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
         from huggingface_hub.utils import httpx
 
         try:
-            return Identity(f"replay:{self.source}", HfApi().dataset_info(self.source).sha)
+            sha = HfApi().dataset_info(self.source).sha
+            folder = snapshot_download(self.source, repo_type="dataset", revision=sha, allow_patterns="candidates/*")
         except (HfHubHTTPError, HFValidationError, httpx.TransportError, OfflineModeIsEnabled) as error:
             raise ConfigError(
                 f"replay:{self.source} is neither a file, nor an output folder, nor a dataset repo that this login may read.",
-                "Give JSONL with id, step, attempt and reply, a journal, or a folder or repo with a `candidates` config.",
+                _CURE,
             ) from error
+        return Identity(f"replay:{self.source}", sha), _tables(Path(folder))
 
     async def generate(self, request: Request, identity: Identity) -> Reply:
-        outcome = self._load(identity).get((request.id, request.step, request.attempt))
+        outcome = self._recorded.get((request.id, request.step, request.attempt))
         if outcome is None:
             raise RequestFailed(f"{self.source} holds no reply for {request.id}, {request.step}.", "not_attempted")
         if isinstance(outcome, RequestFailed):
             raise RequestFailed(outcome.message, outcome.code)
         return outcome
 
-    def _load(self, identity: Identity) -> dict[_Key, _Outcome]:
-        """The replies as of `identity`, read anew when the file or the repo has changed."""
-        if self._revision != identity.revision:
-            self._recorded, self._revision = self._read(), identity.revision
-        return self._recorded
 
-    def _read(self) -> dict[_Key, _Outcome]:
-        path = Path(self.source)
-        if not path.is_file():
-            entries = _from_candidates(_rows_of_folder(path) if _tables(path) else _rows_of_repo(self.source))
-        elif is_journal(path):
-            entries = _from_journal(path)
+def _digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _entries(files: list[Path]) -> Iterator[tuple[_Key, _Outcome]]:
+    for file in files:
+        if file.suffix == ".parquet":
+            yield from _from_candidates(file)
         else:
-            entries = _from_jsonl(path)
-        recorded = dict(entries)
-        if not recorded:
-            raise ConfigError(f"replay:{self.source} holds no replies.")
-        return recorded
+            yield from _from_journal(file) if is_journal(file) else _from_jsonl(file)
 
 
 def _from_jsonl(path: Path) -> Iterator[tuple[_Key, _Outcome]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            key = (str(entry["id"]), entry["step"], int(entry.get("attempt", 0)))
-            yield key, Reply(entry["reply"], entry.get("finish_reason", "stop"))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"Line {number} of {path} is no recorded reply ({type(error).__name__}: {error}).",
-                "Each line is a JSON object with id, step, attempt and reply.",
-            ) from error
+    with path.open("rb") as lines:  # as bytes: only a newline ends a line, whatever else a reply holds
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    yield _entry(line)
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ConfigError(
+                        f"Line {number} of {path} is no recorded reply ({type(error).__name__}: {error}).",
+                        "Each line is a JSON object with id, step, attempt and reply.",
+                    ) from error
+
+
+def _entry(line: bytes) -> tuple[_Key, Reply]:
+    entry = {**_DEFAULTS, **json.loads(line)}
+    for name, kind in _TYPES.items():
+        if not isinstance(entry[name], kind):
+            raise TypeError(f"{name} is {entry[name]!r:.40}")
+    reply = Reply(entry["reply"], entry["finish_reason"], teacher=entry["teacher"])
+    return (str(entry["id"]), entry["step"], entry["attempt"]), reply
 
 
 def _from_journal(path: Path) -> Iterator[tuple[_Key, _Outcome]]:
@@ -113,33 +147,26 @@ def _tables(folder: Path) -> list[Path]:
     return sorted(folder.glob("candidates/train-*.parquet"))
 
 
-def _rows_of_folder(folder: Path) -> Iterator[dict[str, Any]]:
+def _from_candidates(table: Path) -> Iterator[tuple[_Key, _Outcome]]:
     # Not with `load_dataset`, whose cache knows a folder with a card by its name alone.
-    for table in _tables(folder):
-        for batch in parquet.ParquetFile(table).iter_batches():
-            yield from batch.to_pylist()
+    for batch in parquet.ParquetFile(table).iter_batches():
+        for row in batch.to_pylist():
+            for candidate in row["candidates"]:
+                if candidate["origin"] != ORIGINAL:
+                    yield (row["id"], candidate["origin"], 0), _reply_of(candidate)
 
 
-def _rows_of_repo(repo: str) -> Iterable[dict[str, Any]]:
-    from datasets import load_dataset
-
-    return load_dataset(repo, "candidates", split="train")
-
-
-def _from_candidates(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[_Key, _Outcome]]:
-    for row in rows:
-        for candidate in row["candidates"]:
-            if candidate["origin"] != ORIGINAL:
-                yield (row["id"], candidate["origin"], 0), _outcome_of(candidate)
-
-
-def _outcome_of(candidate: dict[str, Any]) -> _Outcome:
-    if candidate["error"]:
-        return RequestFailed("recorded as failed", candidate["error"])
-    text = prompts.well_formed_reply(
-        candidate["origin"], candidate["critique"] or "", candidate["instruction"], candidate["output"]
+def _reply_of(candidate: dict[str, Any]) -> Reply:
+    """The candidate as a reply that need not be parsed: a text put together from its parts may be read otherwise."""
+    critique, instruction, output, error = (candidate[name] for name in ("critique", "instruction", "output", "error"))
+    return Reply(
+        "" if error else prompts.well_formed_reply(candidate["origin"], critique or "", instruction, output),
+        candidate["finish_reason"],
+        candidate["prompt_tokens"],
+        candidate["completion_tokens"],
+        candidate["teacher"],
+        Reflection(critique, instruction, output, error),
     )
-    return Reply(text, "stop", candidate["prompt_tokens"], candidate["completion_tokens"])
 
 
 def outcome_from_record(record: dict[str, Any]) -> _Outcome:
