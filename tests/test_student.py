@@ -20,7 +20,7 @@ import transformers
 from datasets import Dataset, load_dataset, load_from_disk
 from datasets.fingerprint import Hasher
 from reference_scorer import reference_nlls
-from tiny_models import ARCHITECTURES, CHAT_TEMPLATE, POSITIONS, make, make_gpt2, make_llama
+from tiny_models import ARCHITECTURES, CHAT_TEMPLATE, LLAMA_LIKE, POSITIONS, make, make_gpt2, make_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from srt_hf.errors import ConfigError, DataError, StudentError
@@ -155,16 +155,7 @@ def test_packing_that_is_wrong_is_given_up_with_a_warning(llama: str, monkeypatc
         assert_close(Student(llama).nlls(PAIRS), expected)
 
 
-_TINY = {
-    "vocab_size": 600,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": POSITIONS,
-    "initializer_range": 0.1,
-}
+_TINY = {**LLAMA_LIKE, "vocab_size": 600, "initializer_range": 0.1}
 _EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
 _MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "shared_intermediate_size": 32}
 _LONGROPE = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 64}

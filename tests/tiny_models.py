@@ -57,7 +57,7 @@ def make(
 
 
 # Large initial weights, so that a token seen or missed by mistake moves the loss.
-_LLAMA_LIKE: dict[str, Any] = {
+LLAMA_LIKE: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
@@ -67,14 +67,14 @@ _LLAMA_LIKE: dict[str, Any] = {
     "initializer_range": 0.2,
 }
 _GPT2_LIKE: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": POSITIONS, "initializer_range": 0.2}
-_HEADS_ALIKE = {name: size for name, size in _LLAMA_LIKE.items() if name != "num_key_value_heads"}
+_HEADS_ALIKE = {name: size for name, size in LLAMA_LIKE.items() if name != "num_key_value_heads"}
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "llama": _LLAMA_LIKE,
-    "qwen3": {**_LLAMA_LIKE, "head_dim": 8, "tie_word_embeddings": True},
-    "gemma2": {**_LLAMA_LIKE, "head_dim": 8, "final_logit_softcapping": 2.0, "sliding_window": 16},
-    "mistral": {**_LLAMA_LIKE, "sliding_window": 16},
-    "granite": {**_LLAMA_LIKE, "logits_scaling": 3.0},
+    "llama": LLAMA_LIKE,
+    "qwen3": {**LLAMA_LIKE, "head_dim": 8, "tie_word_embeddings": True},
+    "gemma2": {**LLAMA_LIKE, "head_dim": 8, "final_logit_softcapping": 2.0, "sliding_window": 16},
+    "mistral": {**LLAMA_LIKE, "sliding_window": 16},
+    "granite": {**LLAMA_LIKE, "logits_scaling": 3.0},
     "phi": {**_HEADS_ALIKE},
     "gpt_neox": {**_HEADS_ALIKE},
     "opt": {
