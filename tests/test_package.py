@@ -120,5 +120,5 @@ def test_the_wheel_works_outside_the_source_tree(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-I", "-c", program, str(tmp_path / "site")], capture_output=True, text=True, cwd=tmp_path
     )
-    assert run.returncode == 0 and run.stdout.startswith("---") and "# rows" in run.stdout, run.stderr
+    assert run.returncode == 0 and run.stdout.startswith("---") and "pretty_name: rows" in run.stdout, run.stderr
     assert (tmp_path / "site" / "srt_hf" / "py.typed").is_file()
