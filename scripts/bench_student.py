@@ -23,7 +23,7 @@ import torch
 import transformers
 
 import srt_hf
-from srt_hf.cli import parse, run
+from srt_hf.cli import option, parse, run
 from srt_hf.errors import ConfigError, DataError
 from srt_hf.report import render_table
 from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE
@@ -53,13 +53,13 @@ class Arguments:
 
     student: str = field(metadata={"help": "Hub id or folder of a causal LM (required)"})
     data: str = field(metadata={"help": "rows of instruction, input, output, or with a column `candidates` (required)"})
-    limit: int = field(default=100, metadata={"help": "rows"})
-    baseline_limit: int = field(default=10, metadata={"help": "rows for the two slow ways"})
-    repetitions: int = field(default=3, metadata={"help": "timed runs of each way"})
-    dtype: str = field(default="fastest", metadata={"help": "of our fastest way; fastest: bfloat16 where its products are"})
-    random_init: str | None = field(default=None, metadata={"help": f"random weights in this shape: {', '.join(SHAPES)}"})
-    proxy: str | None = field(default=None, metadata={"help": "a smaller student, to see how well its scores stand in"})
-    json: str | None = field(default=None, metadata={"help": "file for every number"})
+    limit: int = option(100, "rows")
+    baseline_limit: int = option(10, "rows for the two slow ways")
+    repetitions: int = option(3, "timed runs of each way")
+    dtype: str = option("fastest", "of our fastest way; fastest: bfloat16 where its products are")
+    random_init: str | None = option(None, f"random weights in this shape: {', '.join(SHAPES)}")
+    proxy: str | None = option(None, "a smaller student, to see how well its scores stand in")
+    json: str | None = option(None, "file for every number")
 
 
 def load_rows(data: str, limit: int) -> Rows:

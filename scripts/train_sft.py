@@ -25,6 +25,7 @@ from srt_hf.cli import option, parse, run
 from srt_hf.errors import ConfigError, DataError, StudentError
 from srt_hf.identity import brief
 from srt_hf.prompts import TEMPLATES
+from srt_hf.rows import check_template
 
 
 @dataclass
@@ -96,8 +97,7 @@ def load_training_rows(data: DataArguments) -> Any:
     """
     if not data.dataset_name:
         raise ConfigError("No dataset is named.", "Give one with --dataset.")
-    if data.template not in (*TEMPLATES, "chat"):
-        raise ConfigError(f"There is no template {data.template!r}.", f"Choose from {', '.join(TEMPLATES)}, chat.")
+    check_template(data.template)
     rows = srt_hf.load_rows(data.dataset_name, name=data.dataset_config, split=data.dataset_train_split)
     if {"candidates", "scores"} & set(rows.column_names):
         raise DataError(

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from srt_hf.schema import ORIGINAL
+from srt_hf.schema import ORIGINAL, of_origin
 
 _PACKAGES = ("srt_hf", "datasets", "huggingface_hub", "transformers", "torch")
 _QUANTILES = (5, 25, 50, 75, 95)
@@ -118,7 +118,7 @@ def measure(report: Report, rows: Iterable[Mapping[str, Any]]) -> Report:
         report.rows += 1
         report.kept += row["kept"]
         reasons[row["reason"]] += 1
-        first = next(n for n, candidate in enumerate(row["candidates"]) if candidate["origin"] == ORIGINAL)
+        first = of_origin(row["candidates"], ORIGINAL)[0]
         for candidate, score in zip(row["candidates"], row["scores"], strict=True):
             _count_candidate(candidate, outcomes, tokens)
             if candidate.get("teacher"):

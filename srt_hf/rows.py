@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from srt_hf.errors import ConfigError, DataError
 from srt_hf.prompts import TEMPLATES, user_turn
-from srt_hf.schema import FLAT_COLUMNS, ORIGINAL, TRIPLE, row_columns
+from srt_hf.schema import FLAT_COLUMNS, ORIGINAL, TRIPLE, of_origin, row_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -163,7 +163,7 @@ def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
     """The chosen candidate as one flat row (`schema.FLAT_COLUMNS`), with the original beside it. For `Dataset.map`."""
     candidates, scores = row["candidates"], row["scores"]
     choice = row["choice"]
-    first = next(n for n, candidate in enumerate(candidates) if candidate["origin"] == ORIGINAL)
+    first = of_origin(candidates, ORIGINAL)[0]
     values = {
         "id": row["id"],
         "origin": row["origin"],
@@ -193,10 +193,16 @@ def to_prompt_completion(row: Mapping[str, Any], template: str = "vicuna") -> di
             "prompt": [{"role": "user", "content": user_turn(instruction, input)}],
             "completion": [{"role": "assistant", "content": output}],
         }
-    if template not in TEMPLATES:
-        raise ConfigError(f"There is no template {template!r}.", f"Templates: {', '.join((*TEMPLATES, 'chat'))}.")
+    check_template(template)
     form = TEMPLATES[template]
     return {"prompt": form.prompt(instruction, input), "completion": form.answer_prefix + output}
+
+
+def check_template(name: str) -> None:
+    """Raises ConfigError where rows cannot be formatted in a template of this name."""
+    known = (*TEMPLATES, "chat")
+    if name not in known:
+        raise ConfigError(f"There is no template {name!r}.", f"Templates: {', '.join(known)}.")
 
 
 def to_messages(row: Mapping[str, Any]) -> dict[str, Any]:

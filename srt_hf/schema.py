@@ -7,7 +7,7 @@ guesses a column's type from the first values that it sees, and a column of 1,00
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import pyarrow as pa
@@ -143,6 +143,11 @@ class Score(TypedDict):
     ifd: float | None
     r_ifd: float | None
     missing: str | None
+
+
+def of_origin(candidates: Sequence[Mapping[str, Any]], origin: str) -> list[int]:
+    """Indices of the candidates of this origin."""
+    return [n for n, candidate in enumerate(candidates) if candidate["origin"] == origin]
 
 
 def row_columns(row: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from srt_hf.errors import ConfigError
-from srt_hf.schema import COUNTS, DECISION, INSTRUCTION, NLLS, ORIGINAL, TRIPLE, batch_columns
+from srt_hf.schema import COUNTS, DECISION, INSTRUCTION, NLLS, ORIGINAL, TRIPLE, batch_columns, of_origin
 from srt_hf.selection import Selector
 from srt_hf.student import Student, as_score
 
@@ -69,11 +68,12 @@ class StagedScorer:
 
     def _compared(self, row: Mapping[str, Any]) -> dict[int, tuple[str, ...]]:
         names = tuple(loss for name in self.selector.deciding_scores(self.stage) for loss in _BEHIND[name])
-        of = {origin: [n for n, c in enumerate(row["candidates"]) if c["origin"] == origin] for origin in (ORIGINAL, INSTRUCTION)}
+        candidates = row["candidates"]
+        originals = of_origin(candidates, ORIGINAL)
         if self.stage == "instruction":
-            return dict.fromkeys([*of[ORIGINAL], *of[INSTRUCTION]], names)
-        challenger = len(row["candidates"]) - 1  # reflect_response appended it
-        return {row["choice"]: names, challenger: names, **dict.fromkeys(of[ORIGINAL], NLLS)}
+            return dict.fromkeys([*originals, *of_origin(candidates, INSTRUCTION)], names)
+        challenger = len(candidates) - 1  # reflect_response appended it
+        return {row["choice"]: names, challenger: names, **dict.fromkeys(originals, NLLS)}
 
     def _chosen(self, row: Mapping[str, Any]) -> dict[int, tuple[str, ...]]:
         return {self.selector(row)["choice"]: NLLS}
@@ -166,9 +166,9 @@ def check_proxy(rows: Dataset, scoring: Scoring, mode: str) -> dict[str, Any]:
     the proxy's. decisions_changed: rows of the sample whose choice or `kept` the student's own scores change.
     """
     student, proxy = scoring.student, scoring.proxy
-    if proxy is None:
-        raise ConfigError("There is no proxy to check.")
-    theirs = [n for n, by in enumerate(rows["scored_by"]) if by == proxy.scored_by()]
+    assert proxy is not None
+    own = proxy.scored_by()
+    theirs = [n for n, by in enumerate(rows["scored_by"]) if by == own]
     size = min(_SAMPLE, len(theirs))
     sample = rows.select([theirs[n * len(theirs) // size] for n in range(size)])
     plain = Scoring(student, scoring.selector)
@@ -181,12 +181,15 @@ def check_proxy(rows: Dataset, scoring: Scoring, mode: str) -> dict[str, Any]:
         again = plain.run(again, "response", "Student checks the proxy's responses")
     before = zip(sample["choice"], sample["kept"], strict=True)
     after = ((decision["choice"], decision["kept"]) for decision in map(scoring.selector, again))
-    handed_back = (row for row in rows.select(theirs) if scoring.selector.margin(row) < scoring.margin)
+    saved = 0
+    for row in rows.select(theirs):
+        handed_back = scoring.selector.margin(row) < scoring.margin
+        saved += _passes(row) - handed_back * _FIRST_STAGE
     return {
-        **proxy.scored_by(),
+        **own,
         "margin": scoring.margin,
         "rows": len(theirs),
-        "passes_saved": sum(map(_passes, rows.select(theirs))) - _FIRST_STAGE * sum(1 for _ in handed_back),
+        "passes_saved": saved,
         "sample": len(sample),
         "decisions_changed": sum(one != other for one, other in zip(before, after, strict=True)),
     }

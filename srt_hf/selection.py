@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from srt_hf.errors import ConfigError, DataError
-from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE, row_columns
+from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE, of_origin, row_columns
 
 
 class _Criterion(NamedTuple):
@@ -120,7 +120,7 @@ class Selector:
         of the choice from 1. 0 where one is missing, infinite where no number decides. stage: "instruction" for stage 1 alone."""
         candidates, scores = _parallel(row)
         winner = self._instruct(row, candidates, scores)
-        found = [self._lead("instruction", candidates, scores, [_original(candidates), *_of_origin(candidates, INSTRUCTION)])]
+        found = [self._lead("instruction", candidates, scores, [_original(candidates), *of_origin(candidates, INSTRUCTION)])]
         if stage != "instruction":
             found.append(self._lead("response", candidates, scores, [winner, *_responses(candidates, winner)]))
             choice = self._respond(row, candidates, scores, winner)
@@ -145,7 +145,7 @@ class Selector:
         return {criterion.number} if isinstance(criterion, _Criterion) and stage in self.stages else set()
 
     def _instruct(self, row: Mapping[str, Any], candidates: Sequence[Any], scores: Sequence[Any]) -> int:
-        challengers = _of_origin(candidates, INSTRUCTION)
+        challengers = of_origin(candidates, INSTRUCTION)
         return self._contest(row, candidates, scores, "instruction", _original(candidates), challengers)
 
     def _respond(self, row: Mapping[str, Any], candidates: Sequence[Any], scores: Sequence[Any], winner: int) -> int:
@@ -206,12 +206,8 @@ class Selector:
 select = Selector()
 
 
-def _of_origin(candidates: Sequence[Any], origin: str) -> list[int]:
-    return [n for n, candidate in enumerate(candidates) if candidate["origin"] == origin]
-
-
 def _original(candidates: Sequence[Any]) -> int:
-    found = _of_origin(candidates, ORIGINAL)
+    found = of_origin(candidates, ORIGINAL)
     if not found:
         raise DataError("A row has no candidate of origin `original`.")
     return found[0]

@@ -26,8 +26,15 @@ PACKED = "srt_hf_packed"
 # Queries in a call of SDPA, whose CPU kernel computes what a mask hides: so it sees few keys that the first of them does not.
 _QUERIES = 64
 # What layers pass on that changes nothing here. Anything else may be a kind of attention that is not done here.
-_IDLE = {"cache_position", "dropout", "output_attentions", "output_hidden_states"}
-_IDLE |= {"output_router_logits", "position_ids", "use_cache"}
+_IDLE = {
+    "cache_position",
+    "dropout",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "position_ids",
+    "use_cache",
+}
 
 
 def attend(
@@ -49,9 +56,10 @@ def attend(
     asked = [name for name, value in rest.items() if (name, value) != ("is_causal", True)]
     if attention_mask is not None or asked:
         raise NotImplementedError(f"packed attention with {', '.join(asked) or 'a mask'}")
-    _windows.get().add(sliding_window)
+    attention, windows = _current.get()
+    windows.add(sliding_window)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    return _current.get()(query, key, value, _How(scale, sliding_window, softcap)), None
+    return attention(query, key, value, _How(scale, sliding_window, softcap)), None
 
 
 AttentionInterface.register(PACKED, attend)
@@ -65,8 +73,8 @@ class _How(NamedTuple):
     softcap: float | None
 
 
-_current: ContextVar[Loop | Kernel] = ContextVar("attention over the batch that is being run")
-_windows: ContextVar[set[int | None]] = ContextVar("the windows that its layers tell")
+# Attention over the batch that is being run, and the windows that its layers tell.
+_current: ContextVar[tuple[Loop | Kernel, set[int | None]]] = ContextVar("packed batch")
 
 
 @contextmanager
@@ -76,12 +84,12 @@ def over(segments: Sequence[Segment], device: torch.device, windows: set[int | N
     if not segments:
         yield
         return
-    attention, noted = _current.set((Kernel if device.type == "cuda" else Loop)(segments, device)), _windows.set(windows)
+    attention = (Kernel if device.type == "cuda" else Loop)(segments, device)
+    token = _current.set((attention, windows))
     try:
         yield
     finally:
-        _current.reset(attention)
-        _windows.reset(noted)
+        _current.reset(token)
 
 
 def tensor_on(device: torch.device, values: Any, dtype: torch.dtype | None = None) -> Tensor:

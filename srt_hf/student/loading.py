@@ -67,9 +67,11 @@ def load(
     # The dtype is always named: since transformers 5 the default is the checkpoint's own. A device map instead of `.to`, which
     # 8-bit models refuse.
     how = {"dtype": getattr(torch, dtype), "device_map": {"": device}, "trust_remote_code": trust_remote_code}
+    own, base_commit = revisions(identity)
     try:
-        tokenizer = _tokenizer(model, identity, trust_remote_code)
-        network, missing = _network(model, identity, how)
+        base = base_model(model, own)
+        tokenizer = _tokenizer((model, own), (base, base_commit), trust_remote_code)
+        network, missing = _network((model, own), (base, base_commit), how)
     # Foreign code of many authors: transformers raises OSError, ValueError, ImportError, KeyError, RuntimeError and more,
     # safetensors an error of its own, tokenizers a bare Exception.
     except Exception as error:
@@ -88,28 +90,30 @@ def load(
     return Loaded(identity, texts, engine, min(max_length, window or max_length), dtype)
 
 
-def _network(model: str, identity: str, how: dict[str, Any]) -> tuple[Any, set[str]]:
+# A model's name, None where there is none, and its commit, None for a local folder.
+_Source = tuple[str | None, str | None]
+
+
+def _network(own: _Source, base: _Source, how: dict[str, Any]) -> tuple[Any, set[str]]:
     """The model, and the names of weights that it should have and has not. An adapter is put on its base, each at its commit,
     which `from_pretrained` of the adapter cannot do: it takes one revision for both."""
-    own, base_commit = revisions(identity)
-    base = base_model(model, own)
-    if base is None:
-        network, info = AutoModelForCausalLM.from_pretrained(model, revision=own, output_loading_info=True, **how)
+    (model, commit), (base_name, base_commit) = own, base
+    if base_name is None:
+        network, info = AutoModelForCausalLM.from_pretrained(model, revision=commit, output_loading_info=True, **how)
         return network, set(info["missing_keys"])
     if not find_spec("peft"):
-        raise ImportError(f"it is a PEFT adapter of {base}, and peft is not installed (`pip install peft`)")
-    network, info = AutoModelForCausalLM.from_pretrained(base, revision=base_commit, output_loading_info=True, **how)
-    loaded = network.load_adapter(model, adapter_kwargs={"revision": own} if own else None)
+        raise ImportError(f"it is a PEFT adapter of {base_name}, and peft is not installed (`pip install peft`)")
+    network, info = AutoModelForCausalLM.from_pretrained(base_name, revision=base_commit, output_loading_info=True, **how)
+    loaded = network.load_adapter(model, adapter_kwargs={"revision": commit} if commit else None)
     return network, {*info["missing_keys"], *getattr(loaded, "missing_keys", ())}
 
 
-def _tokenizer(model: str, identity: str, trust_remote_code: bool) -> Any:
+def _tokenizer(own: _Source, base: _Source, trust_remote_code: bool) -> Any:
     """The student's tokenizer; an adapter that comes without one has its base model's."""
-    own, base_commit = revisions(identity)
-    base = base_model(model, own)
+    (model, commit), (base_name, base_commit) = own, base
     try:
-        return AutoTokenizer.from_pretrained(model, revision=own, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(model, revision=commit, trust_remote_code=trust_remote_code)
     except (OSError, ValueError):
-        if not base:
+        if not base_name:
             raise
-    return AutoTokenizer.from_pretrained(base, revision=base_commit, trust_remote_code=trust_remote_code)
+    return AutoTokenizer.from_pretrained(base_name, revision=base_commit, trust_remote_code=trust_remote_code)

@@ -17,11 +17,11 @@ def product_seconds(rows: int, width: int, out: int, dtype: torch.dtype, *, devi
     right = torch.rand(out, width, device=device).to(dtype).t()
     result = left @ right
     times = 20 if device.type == "cuda" else 1  # a GPU's products are shorter than the call
-    wait(device)
+    _wait(device)
     start = time.perf_counter()
     for _ in range(times):
         torch.mm(left, right, out=result)
-    wait(device)
+    _wait(device)
     return (time.perf_counter() - start) / times
 
 
@@ -35,7 +35,7 @@ def fastest_dtype(device: str) -> str:
     return "bfloat16" if half * _CLEARLY_FASTER < full else "float32"
 
 
-def wait(device: torch.device) -> None:
+def _wait(device: torch.device) -> None:
     """Return when the device has done all that it was asked for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
