@@ -6,7 +6,6 @@ import asyncio
 import json
 import pickle
 import sqlite3
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +21,7 @@ from srt_hf import Teacher
 from srt_hf.errors import ConfigError, RequestFailed, SrtError, TeacherAuthError, TeacherError, TeacherUnreachable
 from srt_hf.journal import Journal, default_path
 from srt_hf.teacher.http import HttpBackend, is_hugging_face, translate
-from srt_hf.teacher.pacing import AdaptiveLimit, backoff
+from srt_hf.teacher.pacing import backoff
 from srt_hf.teacher.protocol import Stumble, Weather
 
 ASK = [{"role": "user", "content": "### Instruction\nSay hi.\n\n### Input\n(none)\n\n### Answer\nhi\n\nWork in two steps."}]
@@ -43,7 +42,7 @@ def ask(teacher: Teacher, *messages: str, **options):  # type: ignore[no-untyped
 
 @pytest.fixture(autouse=True)
 def no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("srt_hf.teacher.backoff", lambda tries, retry_after=None: 0.01)
+    monkeypatch.setattr("srt_hf.teacher.sending.backoff", lambda tries, retry_after=None: 0.01)
     monkeypatch.setattr("srt_hf.teacher.http._PROBE_PAUSES", (0.0,))
 
 
@@ -89,7 +88,7 @@ def test_a_full_server_is_weather_and_lowers_the_limit(tmp_path: Path) -> None:
         replies = ask(teacher, *map(str, range(60)))
         assert all(not isinstance(reply, Exception) for reply in replies)
         assert 429 in tgi.statuses and tgi.peak == 4
-        assert teacher._limit is not None and teacher._limit.limit < 64
+        assert teacher._fleet.limit < 64
 
 
 def test_the_servers_own_limit_is_the_start_and_is_never_passed(tgi: LocalTGI) -> None:
@@ -269,79 +268,6 @@ def test_the_servers_words_are_bounded() -> None:
 def test_a_server_without_words() -> None:
     assert "http://t answered 404. Check the address" in str(translate(_status(404), "http://t"))
     assert "http://t answered 404: No such model. Check" in str(translate(_status(404, text="No such model."), "http://t"))
-
-
-def test_the_limit_halves_once_a_round_trip_and_creeps_up() -> None:
-    limit = AdaptiveLimit(64)
-    sent = time.monotonic()
-    for _ in range(10):
-        limit.overloaded(sent)
-    assert limit.limit == 32
-    for _ in range(32):
-        limit.succeeded()
-    assert 32.9 < limit.limit < 33.1
-    for _ in range(100_000):
-        limit.succeeded()
-    assert limit.limit == 64
-
-
-def test_the_limit_holds_on_several_loops_at_once() -> None:
-    limit, seen = AdaptiveLimit(3), []
-
-    async def work() -> None:
-        async with limit.slot():
-            seen.append(limit.in_flight)
-            await asyncio.sleep(0.001)
-
-    async def many() -> None:
-        await asyncio.gather(*(work() for _ in range(30)))
-
-    async def both() -> None:
-        await asyncio.gather(*(asyncio.to_thread(asyncio.run, many()) for _ in range(3)))
-
-    asyncio.run(both())
-    assert len(seen) == 90 and max(seen) <= 3 and limit.in_flight == 0
-
-
-def test_a_cancelled_waiter_leaves_its_slot() -> None:
-    async def go() -> None:
-        limit = AdaptiveLimit(1)
-        held = limit.slot()
-        await held.__aenter__()
-        waiter = asyncio.create_task(limit.slot().__aenter__())
-        await asyncio.sleep(0)
-        await held.__aexit__(None, None, None)
-        waiter.cancel()
-        await asyncio.sleep(0.01)
-        await asyncio.wait_for(limit.slot().__aenter__(), 1)
-
-    asyncio.run(go())
-
-
-def test_the_slots_of_a_loop_that_was_left_standing_are_free_again() -> None:
-    """As `Dataset.map` leaves it when a row raises: stopped in the middle, with slots held and turns handed out."""
-    limit = AdaptiveLimit(1)
-    left = asyncio.new_event_loop()
-
-    async def hold_and_wait() -> None:
-        await limit.slot().__aenter__()
-        waiters = [asyncio.ensure_future(limit.slot().__aenter__()) for _ in range(3)]
-        await asyncio.sleep(0)
-        limit.give_back(left)  # hands a turn to a waiter that will never run
-        assert len(waiters) == 3
-
-    left.run_until_complete(hold_and_wait())
-    assert limit.in_flight == 1
-
-    async def next_map() -> None:
-        async with limit.slot():
-            pass
-
-    asyncio.run(asyncio.wait_for(next_map(), 2))
-    for task in asyncio.all_tasks(left):
-        task.cancel()
-    left.run_until_complete(asyncio.sleep(0))
-    left.close()
 
 
 def test_pickling_takes_configuration_and_who_answers(teacher: Teacher, tgi: LocalTGI) -> None:

@@ -71,12 +71,19 @@ class LocalTGI:
         self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.statuses: list[int] = []
         self.busy = self.peak = 0
+        self._port = 0
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def chats(self) -> list[dict[str, Any]]:
         return [body for path, _, body in self.requests if path == "/v1/chat/completions"]
+
+    def again(self) -> LocalTGI:
+        """For another `with`, after the first one: the server back at its address, with its counts."""
+        self._loop = asyncio.new_event_loop()
+        self.busy = 0
+        return self
 
     def __enter__(self) -> LocalTGI:
         started = threading.Event()
@@ -95,8 +102,9 @@ class LocalTGI:
 
     async def _serve(self, started: threading.Event) -> None:
         self._stop = asyncio.Event()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server = await asyncio.start_server(self._connection, "127.0.0.1", self._port)
+        self._port = server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
         started.set()
         await self._stop.wait()
         server.close()

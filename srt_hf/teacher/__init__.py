@@ -9,30 +9,28 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-import time
-import warnings
 import weakref
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from srt_hf.errors import ConfigError, RequestFailed, TeacherError, TeacherUnreachable
+from srt_hf.errors import ConfigError, RequestFailed
 from srt_hf.journal import Journal, default_path, request_key
-from srt_hf.teacher.pacing import AdaptiveLimit, backoff
-from srt_hf.teacher.protocol import Backend, Identity, Messages, Reply, Request, Stumble, Weather, without_query
+from srt_hf.teacher.fleet import Fleet
+from srt_hf.teacher.protocol import Backend, Identity, Messages, Outcome, Reply, Request, without_query
 from srt_hf.teacher.replay import ReplayBackend, outcome_from_record
+from srt_hf.teacher.sending import Sender
 
 __all__ = ["Identity", "Reply", "Request", "Teacher"]
-
-_STUMBLES = 3  # tries of one request that the server itself fails before the row gets a code
 
 
 class Teacher:
     """An async chat client for one teacher.
 
     Args:
-        target: "http://host:8080" (TGI, vLLM, any OpenAI-compatible server), a Hub model id (Inference Providers),
-            "local:MODEL" (transformers in this process) or "replay:FILE-OR-REPO" (recorded replies; also an output folder).
+        target: "http://host:8080" (TGI, vLLM, any OpenAI-compatible server; several of one model with commas between them), a
+            Hub model id (Inference Providers), "local:MODEL" (transformers in this process) or "replay:FILE-OR-REPO" (recorded
+            replies; also an output folder).
         model: the model's name for a server that serves several.
         key: the server's own key. HF_TOKEN is used for Hugging Face's hosts only.
         provider: which Inference Provider, for Hub model ids.
@@ -67,35 +65,39 @@ class Teacher:
                 "Give a server's URL, a Hub model id, local:MODEL or replay:FILE as teacher (SRT_HF_TEACHER for srt_hf.reflect).",
             )
         _check_values(max_tokens=max_tokens, temperature=temperature, top_p=top_p, timeout=timeout)
-        self.target = without_query(target)
+        self.target = ", ".join(map(without_query, _servers(target)))
         self.max_tokens = max_tokens
-        # requests: everything sent, retries (after an error of the server) and second tries (asked_again) among them.
-        self.counts = dict.fromkeys(("requests", "asked_again", "retries", "from_journal"), 0)
+        self._asked_again = self._from_journal = 0
         self._sampling: dict[str, Any] = {
             "temperature": temperature,
             "top_p": top_p,
             "seed": seed,
             "extra_body": extra_body or {},
         }
-        self._outage = outage
-        self._backend = _backend(target, model=model, key=key, provider=provider, timeout=timeout)
+        self._backends = [_backend(one, model=model, key=key, provider=provider, timeout=timeout) for one in _servers(target)]
         if journal is None or journal is True or journal == "":
             journal = default_path()
-        self.journal = Journal(journal) if journal and self._backend.journaled else None
+        self.journal = Journal(journal) if journal and self._backends[0].journaled else None
         self._identity: Identity | None = None
-        self._limit: AdaptiveLimit | None = None
         self._asking = threading.Lock()
-        self._last_reply = 0.0
-        self._warned_rejection = False
-        self._in_flight: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Future[Reply]]]
-        self._in_flight = weakref.WeakKeyDictionary()
+        self._fleet = Fleet(self._backends)
+        self._sender = Sender(self._fleet, self.target, outage)
+        # Requests under way, by loop and key.
+        self._pending: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Future[None]]]
+        self._pending = weakref.WeakKeyDictionary()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What this process did. requests: everything sent, retries (after an error of the server) and second tries (asked_again)
+        among them."""
+        own = {"asked_again": self._asked_again, "from_journal": self._from_journal}
+        return {**self._sender.counts, **own}
 
     def identity(self) -> Identity:
         """Who answers, asked once. Raises TeacherUnreachable, TeacherAuthError or ConfigError."""
         with self._asking:
             if self._identity is None:
-                self._identity = self._backend.identity()
-                self._limit = self._limit or AdaptiveLimit(self._identity.max_concurrent_requests)
+                self._identity = self._fleet.identity()
             return self._identity
 
     def __getstate__(self) -> dict[str, Any]:
@@ -120,98 +122,34 @@ class Teacher:
         Raises RequestFailed where this request fails for good, another TeacherError where the teacher does.
         """
         request = Request(messages, max_tokens or self.max_tokens, **self._sampling, id=id, step=step, attempt=attempt)
-        self.counts["asked_again"] += attempt > 0
+        self._asked_again += attempt > 0
         identity: Identity = self._identity if self._identity is not None else await asyncio.to_thread(self.identity)
-        key = _key(request, identity, draw)
-        pending = self._in_flight.setdefault(asyncio.get_running_loop(), {})
         if self.journal is None:
-            return await self._send(request, identity)
+            return _reply(await self._sender.send(request, identity, None))
+        key = _key(request, identity, draw)
         # The same request may be under way for another row of the same text: one is enough.
+        pending = self._pending.setdefault(asyncio.get_running_loop(), {})
         while key in pending:
             await asyncio.wait([pending[key]])
         record = self.journal.get(key)
         if record is not None:
-            self.counts["from_journal"] += 1
-            return _unpack(record)
+            self._from_journal += 1
+            return _reply(outcome_from_record(record))
+
+        async def save(outcome: Outcome) -> None:
+            assert self.journal is not None
+            await self.journal.put(key, _record(outcome, identity), id=id, step=step, attempt=attempt)
+
         pending[key] = asyncio.get_running_loop().create_future()
         try:
-            record = await self._buy(request, identity)
-            await self.journal.put(key, record, id=id, step=step, attempt=attempt)
+            return _reply(await self._sender.send(request, identity, save), identity)
         finally:
             pending.pop(key).cancel()
-        return _unpack(record)
 
     async def close(self) -> None:
         """Close the running loop's connections."""
-        close = getattr(self._backend, "close", None)
-        if close is not None:
-            await close()
-
-    async def _buy(self, request: Request, identity: Identity) -> dict[str, Any]:
-        """The reply, or the final failure, as a journal record. Weather and outages leave none."""
-        try:
-            reply = asdict(await self._send(request, identity))
-            # With its writer, who is not the one that answers when the journal is replayed.
-            return {**{name: value for name, value in reply.items() if value is not None}, "teacher": str(identity)}
-        except RequestFailed as failure:
-            return {"error": failure.code, "message": failure.message}
-
-    async def _send(self, request: Request, identity: Identity) -> Reply:
-        """One request through all weather, until a reply, its final failure or an outage."""
-        assert self._limit is not None
-        began = time.monotonic()
-        stumbles = tries = 0
-        while True:
-            async with self._limit.slot():
-                sent_at = time.monotonic()
-                try:
-                    return await self._try(request, identity)
-                except (Weather, Stumble) as error:
-                    problem = error
-            if isinstance(problem, Stumble):
-                stumbles += 1
-                if stumbles >= _STUMBLES and await self._works(sent_at, identity):
-                    raise RequestFailed(f"{problem.args[0]}, {stumbles} times", problem.code) from problem
-            elif problem.overloaded:
-                self._limit.overloaded(sent_at)
-            if time.monotonic() - max(began, self._last_reply) > self._outage:
-                raise TeacherUnreachable(
-                    f"No reply from {self.target} for {self._outage:.0f} s ({problem.args[0]})."
-                ) from problem
-            self.counts["retries"] += 1
-            tries += 1
-            await asyncio.sleep(backoff(tries, getattr(problem, "retry_after", None)))
-
-    async def _try(self, request: Request, identity: Identity) -> Reply:
-        assert self._limit is not None
-        self.counts["requests"] += 1
-        try:
-            reply = await self._backend.generate(request, identity)
-        except RequestFailed as failure:
-            self._warn_of_rejection(failure)
-            raise
-        self._limit.succeeded()
-        self._last_reply = time.monotonic()
-        return reply
-
-    def _warn_of_rejection(self, failure: RequestFailed) -> None:
-        """Show the server's words once: a wrong parameter is rejected in every row."""
-        if failure.code == "rejected" and not self._warned_rejection:
-            self._warned_rejection = True
-            warnings.warn(f"{failure} Further rejections are counted, not shown.", stacklevel=2)
-
-    async def _works(self, since: float, identity: Identity) -> bool:
-        """Whether the teacher answers others, so that what keeps failing is this one request and not an outage.
-
-        Where no reply came to anybody in the meantime, one word is asked for.
-        """
-        if self._last_reply > since:
-            return True
-        try:
-            await self._backend.generate(Request([{"role": "user", "content": "Say yes."}], 1, 0.0), identity)
-        except (Weather, Stumble, TeacherError):
-            return False
-        return True
+        for backend in self._backends:
+            await backend.close()
 
 
 def _key(request: Request, identity: Identity, draw: int) -> str:
@@ -251,8 +189,25 @@ def _backend(target: str, *, model: str | None, key: str | None, provider: str, 
     return HttpBackend(url, model=model if url else target, key=key, provider=provider, timeout=timeout)
 
 
-def _unpack(record: dict[str, Any]) -> Reply:
-    outcome = outcome_from_record(record)
+def _record(outcome: Outcome, identity: Identity) -> dict[str, Any]:
+    """The outcome as the journal keeps it. Weather and outages leave none."""
+    if isinstance(outcome, RequestFailed):
+        return {"error": outcome.code, "message": outcome.message}
+    # With its writer, who is not the one that answers when the journal is replayed.
+    return {**{name: value for name, value in asdict(outcome).items() if value is not None}, "teacher": str(identity)}
+
+
+def _reply(outcome: Outcome, writer: Identity | None = None) -> Reply:
+    """The reply, named by who wrote it just now; a final failure is raised."""
     if isinstance(outcome, RequestFailed):
         raise outcome
-    return outcome
+    return outcome if writer is None else replace(outcome, teacher=str(writer))
+
+
+def _servers(target: str) -> list[str]:
+    """The addresses of a teacher on several servers; else the target alone.
+
+    >>> _servers("http://a:80, http://b:80")
+    ['http://a:80', 'http://b:80']
+    """
+    return [one.strip() for one in re.split(r",\s*(?=https?://)", target)]

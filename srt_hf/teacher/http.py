@@ -20,7 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, Offlin
 from huggingface_hub.utils import httpx
 
 from srt_hf.errors import ConfigError, RequestFailed, TeacherAuthError, TeacherError, TeacherUnreachable
-from srt_hf.teacher.protocol import Identity, Reply, Request, Stumble, Weather, without_query
+from srt_hf.teacher.protocol import Backend, Identity, Reply, Request, Stumble, Weather, without_query
 
 NO_KEY = "-"  # AsyncInferenceClient sends HF_TOKEN to any server unless the key is a non-empty string
 _PER_CLIENT = 100  # connections that one client keeps; further requests would wait in its pool and time out there
@@ -68,7 +68,7 @@ class _Clients:
             await client.close()
 
 
-class HttpBackend:
+class HttpBackend(Backend):
     """A server at `url` (`http://host:8080`, with or without `/v1`), or `model` through Inference Providers where url is None.
 
     `key` None means: HF_TOKEN for Hugging Face's own hosts, "-" for any other.

@@ -10,10 +10,10 @@ from typing import Any
 
 from srt_hf.errors import ConfigError, RequestFailed, TeacherError
 from srt_hf.identity import brief, model_identity, shown_name
-from srt_hf.teacher.protocol import Identity, Reply, Request
+from srt_hf.teacher.protocol import Backend, Identity, Reply, Request
 
 
-class LocalBackend:
+class LocalBackend(Backend):
     """The Hub model id or folder `model`, on the GPU where there is one. One request at a time."""
 
     journaled = True

@@ -6,9 +6,11 @@ a few times. `Weather` is never the request's fault: the server is full, restart
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+from srt_hf.errors import RequestFailed
 from srt_hf.parsing import Reflection
 
 Messages = list[dict[str, str]]
@@ -45,6 +47,9 @@ class Reply:
     reflection: Reflection | None = None
 
 
+Outcome = Reply | RequestFailed
+
+
 @dataclass(frozen=True)
 class Identity:
     """Who answers, as the server reports it, and what it can take (None where it does not say)."""
@@ -63,16 +68,22 @@ def without_query(target: str) -> str:
     return target.partition("?")[0]
 
 
-class Backend(Protocol):
+class Backend(ABC):
     """Where replies come from. A backend holds no limits and no retries; `Teacher` does."""
 
     journaled: bool  # whether its replies cost something and belong into the journal
 
+    @abstractmethod
     def identity(self) -> Identity:
         """Ask who answers. Raises TeacherError when nothing does. Blocking; called before the first request."""
 
+    @abstractmethod
     async def generate(self, request: Request, identity: Identity) -> Reply:
         """Answer one request. Raises RequestFailed, Stumble, Weather, or another TeacherError to stop the run."""
+
+    async def close(self) -> None:
+        """Close the running loop's connections, where there are any."""
+        return
 
 
 class Stumble(Exception):

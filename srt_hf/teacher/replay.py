@@ -22,10 +22,9 @@ from srt_hf.identity import brief
 from srt_hf.journal import Journal, is_journal
 from srt_hf.parsing import Reflection
 from srt_hf.schema import ORIGINAL
-from srt_hf.teacher.protocol import Identity, Reply, Request
+from srt_hf.teacher.protocol import Backend, Identity, Outcome, Reply, Request
 
 _Key = tuple[str, str, int]
-_Outcome = Reply | RequestFailed
 
 _CURE = "Give JSONL with id, step, attempt and reply, a journal, or a folder or repo with a `candidates` config."
 # The fields of a JSONL entry; those with a value here may be missing.
@@ -40,7 +39,7 @@ _TYPES: dict[str, Any] = {
 _DEFAULTS = {"attempt": 0, "finish_reason": "stop", "teacher": None}
 
 
-class ReplayBackend:
+class ReplayBackend(Backend):
     """Answers from the file or folder, or the candidates repo on the Hub, called `source`."""
 
     journaled = False
@@ -48,7 +47,7 @@ class ReplayBackend:
     def __init__(self, source: str) -> None:
         self.source = source
         self._revision: str | None = None
-        self._recorded: dict[_Key, _Outcome] = {}
+        self._recorded: dict[_Key, Outcome] = {}
 
     def identity(self) -> Identity:
         """The recording and its digest or commit. Reads it where it is new or changed, so that a wrong one shows at once.
@@ -104,7 +103,7 @@ def _digest(files: list[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _entries(files: list[Path]) -> Iterator[tuple[_Key, _Outcome]]:
+def _entries(files: list[Path]) -> Iterator[tuple[_Key, Outcome]]:
     for file in files:
         if file.suffix == ".parquet":
             yield from _from_candidates(file)
@@ -112,7 +111,7 @@ def _entries(files: list[Path]) -> Iterator[tuple[_Key, _Outcome]]:
             yield from _from_journal(file) if is_journal(file) else _from_jsonl(file)
 
 
-def _from_jsonl(path: Path) -> Iterator[tuple[_Key, _Outcome]]:
+def _from_jsonl(path: Path) -> Iterator[tuple[_Key, Outcome]]:
     with path.open("rb") as lines:  # as bytes: only a newline ends a line, whatever else a reply holds
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -134,7 +133,7 @@ def _entry(line: bytes) -> tuple[_Key, Reply]:
     return (str(entry["id"]), entry["step"], entry["attempt"]), reply
 
 
-def _from_journal(path: Path) -> Iterator[tuple[_Key, _Outcome]]:
+def _from_journal(path: Path) -> Iterator[tuple[_Key, Outcome]]:
     journal = Journal(path)
     try:
         for id, step, attempt, record in journal.entries():
@@ -147,7 +146,7 @@ def _tables(folder: Path) -> list[Path]:
     return sorted(folder.glob("candidates/train-*.parquet"))
 
 
-def _from_candidates(table: Path) -> Iterator[tuple[_Key, _Outcome]]:
+def _from_candidates(table: Path) -> Iterator[tuple[_Key, Outcome]]:
     # Not with `load_dataset`, whose cache knows a folder with a card by its name alone.
     for batch in parquet.ParquetFile(table).iter_batches():
         for row in batch.to_pylist():
@@ -169,7 +168,7 @@ def _reply_of(candidate: dict[str, Any]) -> Reply:
     )
 
 
-def outcome_from_record(record: dict[str, Any]) -> _Outcome:
+def outcome_from_record(record: dict[str, Any]) -> Outcome:
     """A journal record as the reply or the final failure that it holds."""
     if "error" in record:
         return RequestFailed(record.get("message", ""), record["error"])

@@ -1,0 +1,203 @@
+"""The servers of one teacher, each with its own limit: work goes to the freest, a dead one is left out and taken back.
+
+One fleet serves all event loops of a process (every `Dataset.map` makes its own), so the waiting is done with one future per
+waiter on the waiter's own loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import warnings
+import weakref
+from collections import Counter, deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from srt_hf.errors import ConfigError, SrtError, TeacherError, TeacherUnreachable
+from srt_hf.teacher.pacing import AdaptiveLimit
+from srt_hf.teacher.protocol import Backend, Identity
+
+# Seconds between looks at a server that is away: the first soon, because a single refused connection need not mean much.
+_LOOKS = (0.2, 1.0, 2.0, 5.0, 10.0)
+
+
+class Endpoint:
+    """One server: how to ask it, how much it takes, and whether it answers."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.away = False
+        self.limit = AdaptiveLimit()
+        self._told: int | None = None
+        # Slots by the loop that holds them: a map that fails leaves its loop standing, and slots that nobody will give back.
+        self.held: Counter[asyncio.AbstractEventLoop] = Counter()
+
+    def answers(self, identity: Identity) -> None:
+        """It said who it is, and maybe how much it takes."""
+        self.away = False
+        if identity.max_concurrent_requests != self._told:
+            self._told = identity.max_concurrent_requests
+            self.limit = AdaptiveLimit(self._told)
+
+    @property
+    def free(self) -> int:
+        """Requests that it takes more; 0 while it is away."""
+        return 0 if self.away else int(self.limit.value) - self.held.total()
+
+
+class Fleet:
+    """All servers of a teacher. `identity` first; then `take` and `give_back` around each request."""
+
+    def __init__(self, backends: Sequence[Backend]) -> None:
+        self._endpoints = [Endpoint(backend) for backend in backends]
+        self._identity: Identity | None = None
+        self._waiting: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[Endpoint]]] = deque()
+        self._lock = threading.Lock()
+        self._watcher: threading.Thread | None = None
+        self.changed: str | None = None  # what a server that came back serves instead
+
+    @property
+    def in_flight(self) -> int:
+        """Slots in use."""
+        return sum(endpoint.held.total() for endpoint in self._endpoints)
+
+    @property
+    def limit(self) -> int:
+        """Requests at once that the servers which answer take now."""
+        return sum(int(endpoint.limit.value) for endpoint in self._endpoints if not endpoint.away)
+
+    def identity(self) -> Identity:
+        """Ask all servers who they are. The smallest of their windows is the fleet's.
+
+        A server that does not answer is left out with a warning, unless none does. Raises TeacherUnreachable then, ConfigError
+        where two serve different models, and what else asking raises.
+        """
+        with ThreadPoolExecutor(len(self._endpoints)) as pool:
+            answers = list(pool.map(_ask, self._endpoints))
+        known = [answer for answer in answers if isinstance(answer, Identity)]
+        if not known:
+            raise next(answer for answer in answers if isinstance(answer, TeacherUnreachable))
+        names = sorted({str(identity) for identity in known})
+        if len(names) > 1:
+            raise ConfigError(f"The teacher's servers serve different models: {', '.join(names)}.", "Give servers of one model.")
+        windows = [identity.max_total_tokens for identity in known if identity.max_total_tokens]
+        self._identity = replace(known[0], max_total_tokens=min(windows, default=None), max_concurrent_requests=None)
+        self.changed = None
+        for endpoint, answer in zip(self._endpoints, answers, strict=True):
+            if isinstance(answer, Identity):
+                endpoint.answers(answer)
+            elif not endpoint.away:
+                warnings.warn(f"{answer.message} It is left out until it answers.", stacklevel=3)
+                self.lost(endpoint)
+        return self._identity
+
+    def take(self) -> asyncio.Future[Endpoint]:
+        """A slot of the freest server for the running loop, as a future: done at once where there is one."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[Endpoint] = loop.create_future()
+        with self._lock:
+            endpoint = self._freest()
+            if endpoint is None:
+                self._reclaim()
+                endpoint = self._freest()
+            if endpoint is None:
+                self._waiting.append((loop, turn))
+            else:
+                endpoint.held[loop] += 1
+                turn.set_result(endpoint)
+        return turn
+
+    def give_back(self, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
+        """Return a slot that `loop` held."""
+        with self._lock:
+            if endpoint.held[loop]:  # else it was reclaimed
+                endpoint.held[loop] -= 1
+            self._hand_out()
+
+    def leave(self, turn: asyncio.Future[Endpoint], loop: asyncio.AbstractEventLoop) -> None:
+        """Give up a turn that `take` returned, whether it has come or not."""
+        if not turn.cancel() and not turn.cancelled():
+            self.give_back(turn.result(), loop)
+
+    def succeeded(self, endpoint: Endpoint) -> None:
+        """A reply came."""
+        with self._lock:
+            endpoint.limit.succeeded()
+            self._hand_out()
+
+    def overloaded(self, endpoint: Endpoint, sent_at: float) -> None:
+        """It refused a request sent at `sent_at` (time.monotonic)."""
+        with self._lock:
+            endpoint.limit.overloaded(sent_at)
+
+    def lost(self, endpoint: Endpoint) -> None:
+        """It cannot be reached: leave it out, and look after it from a thread until it is back."""
+        with self._lock:
+            endpoint.away = True
+            if self._watcher is None:
+                self._watcher = threading.Thread(target=_watch, args=(weakref.ref(self),), name="srt_hf-fleet", daemon=True)
+                self._watcher.start()
+
+    def look(self) -> bool:
+        """Ask those that are away who they are, instead of sending them work. Returns whether all are back."""
+        for endpoint in [endpoint for endpoint in self._endpoints if endpoint.away]:
+            try:
+                found = endpoint.backend.identity()
+            except SrtError:
+                continue
+            if self._identity is None or str(found) == str(self._identity):
+                endpoint.answers(found)
+            else:
+                self.changed = str(found)
+        with self._lock:
+            self._hand_out()
+            back = not any(endpoint.away for endpoint in self._endpoints)
+            if back:
+                self._watcher = None
+        return back
+
+    def _freest(self) -> Endpoint | None:
+        best = max(self._endpoints, key=lambda endpoint: endpoint.free)
+        return best if best.free > 0 else None
+
+    def _reclaim(self) -> None:
+        """Free the slots of loops that stand still. A loop that only pauses may exceed the limit for a moment."""
+        for endpoint in self._endpoints:
+            for loop in [loop for loop in endpoint.held if not loop.is_running()]:
+                del endpoint.held[loop]
+
+    def _hand_out(self) -> None:
+        while self._waiting and (endpoint := self._freest()) is not None:
+            loop, turn = self._waiting.popleft()
+            if turn.cancelled() or loop.is_closed():
+                continue
+            endpoint.held[loop] += 1
+            loop.call_soon_threadsafe(self._give, turn, endpoint, loop)
+
+    def _give(self, turn: asyncio.Future[Endpoint], endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
+        if turn.cancelled():
+            self.give_back(endpoint, loop)
+        else:
+            turn.set_result(endpoint)
+
+
+def _ask(endpoint: Endpoint) -> Identity | TeacherError:
+    try:
+        return endpoint.backend.identity()
+    except TeacherUnreachable as error:
+        return error
+
+
+def _watch(fleet: weakref.ref[Fleet]) -> None:
+    """Look after a fleet until every server is back, or nobody has the fleet any more."""
+    looks = 0
+    while True:
+        time.sleep(_LOOKS[min(looks, len(_LOOKS) - 1)])
+        looks += 1
+        alive = fleet()
+        if alive is None or alive.look():
+            return
+        del alive

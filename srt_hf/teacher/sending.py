@@ -1,0 +1,185 @@
+"""One request through all weather, until a reply, its final failure or an outage. Holds no journal and knows no method."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import warnings
+import weakref
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from srt_hf.errors import RequestFailed, TeacherError, TeacherUnreachable
+from srt_hf.teacher.fleet import Endpoint, Fleet
+from srt_hf.teacher.pacing import backoff
+from srt_hf.teacher.protocol import Identity, Outcome, Request, Stumble, Weather
+
+_STUMBLES = 3  # tries of one request that the server itself fails before the row gets a code
+_LOOK = 5.0  # seconds between looks at the outage budget while waiting for a slot
+_LAST_REPLIES = 120.0  # seconds that a run which ends still waits for the replies under way, which are paid for
+
+logger = logging.getLogger("srt_hf")
+
+Save = Callable[[Outcome], Awaitable[None]]
+
+
+@dataclass
+class _Loop:
+    """What one event loop has under way. stop: resolves to why nothing more is sent. told: that its end is waited for."""
+
+    stop: asyncio.Future[TeacherError]
+    tries: set[asyncio.Task[Outcome]] = field(default_factory=set)
+    told: bool = False
+
+
+class Sender:
+    """Sends requests to a fleet and counts what it does.
+
+    outage: seconds without any reply after which the run stops. Where a run ends, by an error or by Ctrl-C, nothing more is sent
+    and the replies under way are still waited for and saved.
+    """
+
+    def __init__(self, fleet: Fleet, shown: str, outage: float) -> None:
+        self.counts = dict.fromkeys(("requests", "retries"), 0)
+        self._fleet = fleet
+        self._shown = shown
+        self._outage = outage
+        self._last_reply = 0.0
+        self._warned_rejection = False
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
+
+    async def send(self, request: Request, identity: Identity, save: Save | None) -> Outcome:
+        """The reply or the final failure, after `save` has it. Raises another TeacherError where the teacher fails."""
+        loop = asyncio.get_running_loop()
+        state = self._loops.get(loop)
+        if state is None or (state.stop.done() and not state.tries):
+            state = self._loops[loop] = _Loop(loop.create_future())
+        try:
+            return await self._through_weather(request, identity, save, state)
+        except TeacherError as error:
+            if not state.stop.done():
+                state.stop.set_result(error)
+            await self._last_replies(state)
+            raise
+        except asyncio.CancelledError:
+            await self._last_replies(state)
+            raise
+
+    async def _through_weather(self, request: Request, identity: Identity, save: Save | None, state: _Loop) -> Outcome:
+        began = time.monotonic()
+        stumbles = tries = 0
+        while True:
+            endpoint = await self._slot(began, state)
+            sent_at = time.monotonic()
+            try:
+                return await self._try(endpoint, request, identity, save, state)
+            except (Weather, Stumble) as error:
+                problem = error
+                self._note(endpoint, error, sent_at)  # before others get its slot
+            finally:
+                self._fleet.give_back(endpoint, asyncio.get_running_loop())
+            if isinstance(problem, Stumble):
+                stumbles += 1
+                if stumbles >= _STUMBLES and await self._works(endpoint, sent_at, identity):
+                    failure = RequestFailed(f"{problem.args[0]}, {stumbles} times", problem.code)
+                    if save is not None:
+                        await save(failure)
+                    return failure
+            self._check_outage(began, str(problem.args[0]))
+            self.counts["retries"] += 1
+            tries += 1
+            await asyncio.wait([state.stop], timeout=backoff(tries, getattr(problem, "retry_after", None)))
+
+    def _note(self, endpoint: Endpoint, problem: Weather | Stumble, sent_at: float) -> None:
+        """What a try without an answer says about its server."""
+        if isinstance(problem, Weather) and problem.overloaded:
+            self._fleet.overloaded(endpoint, sent_at)
+        elif isinstance(problem, Weather):
+            self._fleet.lost(endpoint)
+
+    async def _slot(self, began: float, state: _Loop) -> Endpoint:
+        """A slot, unless sending has stopped or the outage has lasted too long."""
+        turn = self._fleet.take()
+        try:
+            while True:
+                if not turn.done():
+                    both: list[asyncio.Future[Any]] = [turn, state.stop]
+                    await asyncio.wait(both, timeout=min(_LOOK, self._outage), return_when=asyncio.FIRST_COMPLETED)
+                if state.stop.done():
+                    raise state.stop.result()
+                if turn.done():
+                    return turn.result()
+                self._check_outage(began, "no server can be reached")
+        except BaseException:
+            self._fleet.leave(turn, asyncio.get_running_loop())
+            raise
+
+    async def _try(self, endpoint: Endpoint, request: Request, identity: Identity, save: Save | None, state: _Loop) -> Outcome:
+        """Send once, in a task of its own: whoever stops waiting, a reply that comes is saved."""
+        task = asyncio.ensure_future(self._ask(endpoint, request, identity, save))
+        if save is None:
+            return await task
+        state.tries.add(task)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # a failure that nobody waits for is no news
+        try:
+            return await asyncio.shield(task)
+        finally:
+            if task.done():
+                state.tries.discard(task)
+            else:
+                task.add_done_callback(state.tries.discard)
+
+    async def _ask(self, endpoint: Endpoint, request: Request, identity: Identity, save: Save | None) -> Outcome:
+        self.counts["requests"] += 1
+        outcome: Outcome
+        try:
+            outcome = await endpoint.backend.generate(request, identity)
+        except RequestFailed as failure:
+            self._warn_of_rejection(failure)
+            outcome = failure
+        else:
+            self._fleet.succeeded(endpoint)
+            self._last_reply = time.monotonic()
+        if save is not None:
+            await save(outcome)
+        return outcome
+
+    async def _last_replies(self, state: _Loop) -> None:
+        """Wait for what the loop has sent: each reply is saved when it comes."""
+        until = time.monotonic() + _LAST_REPLIES
+        if state.tries and not state.told:
+            state.told = True
+            logger.warning("Waiting for the last %d replies, which are paid for (Ctrl-C leaves them).", len(state.tries))
+        while state.tries and (left := until - time.monotonic()) > 0:
+            await asyncio.wait(set(state.tries), timeout=left)
+
+    def _check_outage(self, began: float, problem: str) -> None:
+        if self._fleet.changed:
+            raise TeacherError(
+                f"The teacher at {self._shown} came back with another model: {self._fleet.changed}.",
+                "Start the one that the run began with, or begin again with the other.",
+            )
+        if time.monotonic() - max(began, self._last_reply) > self._outage:
+            raise TeacherUnreachable(f"No reply from {self._shown} for {self._outage:.0f} s ({problem}).")
+
+    def _warn_of_rejection(self, failure: RequestFailed) -> None:
+        """Show the server's words once: a wrong parameter is rejected in every row."""
+        if failure.code == "rejected" and not self._warned_rejection:
+            self._warned_rejection = True
+            warnings.warn(f"{failure} Further rejections are counted, not shown.", stacklevel=2)
+
+    async def _works(self, endpoint: Endpoint, since: float, identity: Identity) -> bool:
+        """Whether the teacher answers others, so that what keeps failing is this one request and not an outage.
+
+        Where no reply came to anybody in the meantime, one word is asked for.
+        """
+        if self._last_reply > since:
+            return True
+        self.counts["requests"] += 1
+        try:
+            await endpoint.backend.generate(Request([{"role": "user", "content": "Say yes."}], 1, 0.0), identity)
+        except (Weather, Stumble, TeacherError):
+            return False
+        return True
