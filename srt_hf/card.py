@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from srt_hf.report import Report
+from srt_hf.report import Report, rounding_words
 from srt_hf.schema import REPO_TAG
 from srt_hf.selection import REASONS
 
@@ -127,6 +127,7 @@ def _values(card: CardData) -> dict[str, Any]:
         "teacher": ", ".join(map(inline, report.teacher.get("writers") or [report.teacher.get("name")])),
         "student": inline(_at(student.get("student"), student.get("revision"))),
         "scoring": inline(f"{student.get('template')}, {student.get('max_length')} tokens, {student.get('dtype')}"),
+        "rounding": inline(rounding_words(report.rounding)) if report.rounding else "",
         "proxy": _proxy(report.proxy),
         "mode": _MODES[report.mode],
         "rule": _RULE_WORDS[report.rule],

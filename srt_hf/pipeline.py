@@ -17,7 +17,7 @@ from srt_hf.reflection import Reflector
 from srt_hf.report import Report, measure
 from srt_hf.rows import flatten
 from srt_hf.schema import CANDIDATES_COLUMNS, FLAT_COLUMNS, SCORES_COLUMNS, features
-from srt_hf.scoring import Scoring, check_proxy
+from srt_hf.scoring import Scoring, check_proxy, check_rounding
 from srt_hf.selection import Selector, select
 from srt_hf.sources import prepare
 from srt_hf.student import Student
@@ -90,6 +90,8 @@ def recycle(
     if proxy:
         with clock("check proxy"):
             report.proxy = check_proxy(rows, scoring, mode)
+    with clock("check rounding"):
+        report.rounding = check_rounding(rows, student)
     return Recycled(rows, measure(report, rows))
 
 

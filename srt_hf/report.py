@@ -28,7 +28,8 @@ class Report:
     lengths: the same three -> mean and percentiles of the output's length in words.
     tokens: prompt, completion (what the teacher reported, all tries; None where it reported nothing) and replies
         (reflections that were answered). proxy: of a run with one, who it is, the rows it decided, the passes that saved the
-        student, and of a sample that the student scored too, the decisions it changed. seconds: stage -> wall time.
+        student, and of a sample that the student scored too, the decisions it changed. rounding: of a run in 16 bits, how far
+        it is from float32 on a sample (scoring.check_rounding). seconds: stage -> wall time.
     """
 
     mode: str
@@ -46,6 +47,7 @@ class Report:
     teacher: dict[str, Any] = field(default_factory=dict)
     student: dict[str, Any] = field(default_factory=dict)
     proxy: dict[str, Any] = field(default_factory=dict)
+    rounding: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -91,7 +93,17 @@ class Report:
             lines.append(["decided by the proxy", "{rows:,} rows, {passes_saved:,} student passes saved".format(**self.proxy)])
             checked = "{decisions_changed:,} of {sample:,} decisions that the student checked are others".format(**self.proxy)
             lines.append([f"proxy, margin {self.proxy['margin']:g}", checked])
+        if self.rounding:
+            lines.append([f"{self.rounding['dtype']} against float32", rounding_words(self.rounding)])
         return lines + [[f"seconds: {stage}", f"{seconds:.1f}"] for stage, seconds in self.seconds.items()]
+
+
+def rounding_words(rounding: Mapping[str, Any]) -> str:
+    """How far a 16-bit run is from float32, for the report and the card."""
+    if rounding["not_measured"] or rounding["nll"] is None:
+        return f"not measured: {rounding['not_measured'] or 'no scores'}"
+    ifd = "" if rounding["ifd"] is None else f", ifd and r-IFD at most {rounding['ifd']:.1g}"
+    return f"on {rounding['pairs']} pairs losses differ by at most {rounding['nll']:.1g}{ifd}"
 
 
 def _change(before: dict[str, float] | None, after: dict[str, float] | None, form: str) -> str:

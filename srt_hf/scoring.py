@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from srt_hf.errors import StudentError
+from srt_hf.identity import brief
 from srt_hf.schema import COUNTS, DECISION, INSTRUCTION, NLLS, ORIGINAL, TRIPLE, batch_columns, of_origin
 from srt_hf.selection import Selector
 from srt_hf.student import Student, as_score
@@ -19,6 +21,7 @@ _BEHIND = {"ifd": ("nll_y", "nll_y_given_x"), "r_ifd": ("nll_x", "nll_x_given_y"
 _ADDED = ("scores", "scored_by")
 BATCH = 128  # rows a map batch: many passes in common, few enough for the progress bar to move
 _SAMPLE = 200  # rows of the proxy's that the student scores too, evenly spaced
+_ROUNDED_SAMPLE = 32  # rows whose choice is scored in float32 too, evenly spaced
 
 
 @dataclass(frozen=True)
@@ -168,9 +171,8 @@ def check_proxy(rows: Dataset, scoring: Scoring, mode: str) -> dict[str, Any]:
     student, proxy = scoring.student, scoring.proxy
     assert proxy is not None
     own = proxy.scored_by()
-    theirs = [n for n, by in enumerate(rows["scored_by"]) if by == own]
-    size = min(_SAMPLE, len(theirs))
-    sample = rows.select([theirs[n * len(theirs) // size] for n in range(size)])
+    theirs = _scored_by(rows, own)
+    sample = rows.select(_evenly(theirs, _SAMPLE))
     plain = Scoring(student, scoring.selector)
     again = sample.remove_columns([*_ADDED, *DECISION])
     if mode == "exhaustive":
@@ -193,3 +195,38 @@ def check_proxy(rows: Dataset, scoring: Scoring, mode: str) -> dict[str, Any]:
         "sample": len(sample),
         "decisions_changed": sum(one != other for one, other in zip(before, after, strict=True)),
     }
+
+
+def check_rounding(rows: Dataset, student: Student) -> dict[str, Any]:
+    """How far a 16-bit student's numbers are from float32's, on the choices of a sample of rows: the report's `rounding`.
+
+    {} for a student in float32. nll: the largest difference of a mean loss, nats per token; ifd: of an ifd or r_ifd. Where the
+    model cannot be had in float32 (memory, quantised weights) both are None and `not_measured` says why.
+    """
+    own = student.scored_by()
+    if own["dtype"] == "float32":
+        return {}
+    found: dict[str, Any] = {"dtype": own["dtype"], "pairs": 0, "nll": None, "ifd": None, "not_measured": None}
+    if student.load().engine.quantised:
+        return {**found, "not_measured": "its weights are quantised"}
+    sample = rows.select(_evenly(_scored_by(rows, own), _ROUNDED_SAMPLE))
+    chosen = [(row["candidates"][row["choice"]], row["scores"][row["choice"]]) for row in sample]
+    pairs = [tuple(candidate[text] for text in TRIPLE) for candidate, _ in chosen]
+    try:
+        exact: list[dict[str, Any]] = [{**as_score(losses)} for losses in student.in_float32().nlls(pairs)]
+    except StudentError as error:
+        return {**found, "not_measured": brief(error)}
+    for what, names in (("nll", NLLS), ("ifd", ("ifd", "r_ifd"))):
+        both = [(score[name], other[name]) for (_, score), other in zip(chosen, exact, strict=True) for name in names]
+        found[what] = max((abs(one - other) for one, other in both if None not in (one, other)), default=None)
+    return {**found, "pairs": len(pairs)}
+
+
+def _scored_by(rows: Dataset, whom: Mapping[str, Any]) -> list[int]:
+    return [n for n, by in enumerate(rows["scored_by"]) if by == whom]
+
+
+def _evenly(places: list[int], most: int) -> list[int]:
+    """At most `most` of them, evenly spaced."""
+    size = min(most, len(places))
+    return [places[n * len(places) // size] for n in range(size)]

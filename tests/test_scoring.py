@@ -1,4 +1,4 @@
-"""A proxy decides what is clear and the student the rest."""
+"""A proxy decides what is clear and the student the rest; a run in 16 bits tells how far it is from float32."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tgi_server import LocalTGI
 from tiny_models import make_llama
 
 from srt_hf import Recycled, Selector, Student, Teacher, recycle
-from srt_hf.errors import ConfigError
+from srt_hf.errors import ConfigError, StudentError
 
 MODES = ("selective", "exhaustive")
 pytestmark = pytest.mark.filterwarnings("ignore:.*originals have ifd > 1:UserWarning")  # random students know no template
@@ -29,9 +29,9 @@ def run(folders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> An
     """recycle(ROWS) by mode, student and further arguments; the replies are always the same."""
     journal = tmp_path_factory.mktemp("journal") / "journal.sqlite"
 
-    def recycled(mode: str, student: str, **more: Any) -> Recycled:
+    def recycled(mode: str, student: str, dtype: str = "float32", **more: Any) -> Recycled:
         with LocalTGI() as tgi:
-            chosen = Student(folders[student], template="vicuna")
+            chosen = Student(folders[student], template="vicuna", dtype=dtype)
             return recycle(ROWS, teacher=Teacher(tgi.url, journal=journal), student=chosen, mode=mode, **more)
 
     return recycled
@@ -99,3 +99,27 @@ def test_a_margin_is_a_distance(folders: dict[str, str], margin: float) -> None:
     rows = Dataset.from_list([{"instruction": "a", "output": "b"}])
     with pytest.raises(ConfigError, match="not a distance"):
         recycle(rows, teacher="http://127.0.0.1:9", student=folders["big"], proxy=folders["small"], margin=margin)
+
+
+def test_a_run_in_16_bits_tells_how_far_it_is_from_float32(run: Any) -> None:
+    exact = run("exhaustive", "big")
+    assert exact.report.rounding == {} and "against float32" not in exact.report.table()
+    rounded = run("exhaustive", "big", dtype="bfloat16")
+    found = rounded.report.rounding
+    assert found["pairs"] == len(ROWS) and found["dtype"] == "bfloat16" and found["not_measured"] is None
+    both = [
+        (row["scores"][row["choice"]]["nll_y"], other["scores"][row["choice"]]["nll_y"])
+        for row, other in zip(rounded.rows, exact.rows, strict=True)
+    ]
+    largest = max(abs(one - other) for one, other in both)
+    assert 0 < largest <= found["nll"] + 1e-5 and found["nll"] < 0.1 and 0 < found["ifd"] < 0.1
+    assert "losses differ by at most" in rounded.report.table()
+
+
+def test_a_distance_that_cannot_be_measured_says_why(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(student: Student) -> Student:
+        raise StudentError("The student cannot be loaded: out of memory.")
+
+    monkeypatch.setattr(Student, "in_float32", no_room)
+    report = run("exhaustive", "big", dtype="bfloat16").report
+    assert report.rounding["nll"] is None and "not measured: The student cannot be loaded" in report.table()

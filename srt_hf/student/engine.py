@@ -50,6 +50,7 @@ class Engine:
         if head is None:
             raise StudentError(f"{type(model).__name__} has no output head.")
         self.model = model
+        self.quantised = bool(getattr(model, "is_quantized", False))
         self.head = TargetHead(head)
         model.set_output_embeddings(self.head)
         self.token_budget = token_budget or _default_budget(model)
@@ -151,7 +152,7 @@ class Engine:
 
     def _doubt(self, plain: Tensor, packed: Tensor, beside: Tensor, beside_another: Tensor) -> str | None:
         kind = "exact" if self.model.dtype == torch.float32 else "16 bits"
-        kind = "quantised" if getattr(self.model, "is_quantized", False) else kind
+        kind = "quantised" if self.quantised else kind
         for what, one, other, tolerance in (
             ("a mean loss is off", plain, packed, _MEAN_TOLERANCE[kind]),
             ("a pass changes with what is packed beside it", beside, beside_another, _TARGET_TOLERANCE[kind]),

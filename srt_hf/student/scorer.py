@@ -95,6 +95,16 @@ class Student:
         """Another model with this one's configuration, as a proxy that stands in for it."""
         return Student(model, **{name: getattr(self, name) for name in _CONFIGURATION if name not in ("model", "revision")})
 
+    def in_float32(self) -> Student:
+        """This very model, at the commit that scored so far, in the parity mode. Frees this one's memory; a later score loads it
+        again."""
+        state = self.__getstate__()
+        with self._lock:
+            self._loaded = None
+        twin = Student(self.model)
+        twin.__setstate__({**state, "dtype": "float32"})
+        return twin
+
     def identity(self) -> str:
         """The Hub commit (resolved once, then pinned), or the digest of the local folder as it is now.
 
