@@ -36,14 +36,7 @@ to the weaknesses of the answer.
 nor the input, so work everything that is needed from them into it.
 3. Answer your new instruction as helpfully, accurately and in as much detail as possible.
 
-Give the analysis first. Then give the two results in exactly this form, with nothing after the last [End]:
-
-[New Instruction]
-{instruction_placeholder}
-[End]
-[New Answer]
-{answer_placeholder}
-[End]"""
+{form}"""
 
 RESPONSE_REFLECTION = """Below is one training example: an instruction, its input if it has one, and the answer.
 
@@ -62,15 +55,29 @@ Work in two steps.
 2. Write a better answer to the same instruction: complete on its own, correct, and as detailed as the instruction deserves. \
 Do not mention the old answer or your analysis in it.
 
-Give the analysis first. Then give the result in exactly this form, with nothing after [End]:
-
-[Better Answer]
-{answer_placeholder}
-[End]"""
+{form}"""
 
 # What the requested form shows in place of text; a reply that only echoes it holds nothing (parsing.py).
 INSTRUCTION_PLACEHOLDER = "(the new instruction, and nothing else)"
 ANSWER_PLACEHOLDER = "(the answer, and nothing else)"
+
+INSTRUCTION_FORM = f"""Give the analysis first. Then give the two results in exactly this form, with nothing after the last [End]:
+
+[New Instruction]
+{INSTRUCTION_PLACEHOLDER}
+[End]
+[New Answer]
+{ANSWER_PLACEHOLDER}
+[End]"""
+
+RESPONSE_FORM = f"""Give the analysis first. Then give the result in exactly this form, with nothing after [End]:
+
+[Better Answer]
+{ANSWER_PLACEHOLDER}
+[End]"""
+
+# The same for a reply that is constrained to a JSON schema (parsing/structured.py).
+JSON_FORM = """Reply with one JSON object and nothing else. Its fields are plain text: "analysis" with the analysis, {fields}."""
 
 REMINDER = """Your reply could not be read, because it did not follow the requested form. Write the complete reply again and \
 put each result between its tag and [End], each on a line of its own, with real text in place of the placeholder: {tags}"""
@@ -87,10 +94,8 @@ class Prompts:
     """The wording that the teacher sees. `{instruction}`, `{input}` and `{output}` are filled in; nothing else is."""
 
     system: str = SYSTEM
-    instruction: str = INSTRUCTION_REFLECTION.replace("{instruction_placeholder}", INSTRUCTION_PLACEHOLDER).replace(
-        "{answer_placeholder}", ANSWER_PLACEHOLDER
-    )
-    response: str = RESPONSE_REFLECTION.replace("{answer_placeholder}", ANSWER_PLACEHOLDER)
+    instruction: str = INSTRUCTION_REFLECTION.replace("{form}", INSTRUCTION_FORM)
+    response: str = RESPONSE_REFLECTION.replace("{form}", RESPONSE_FORM)
     reminder: str = REMINDER
 
     def __post_init__(self) -> None:
@@ -116,18 +121,25 @@ class Prompts:
             raise ConfigError(f"The prompts file {path} is not a mapping of {', '.join(sorted(known))} to text.")
         return cls(**wording)
 
-    def reflection(self, step: str, instruction: str, input: str, output: str) -> list[dict[str, str]]:
-        """Messages that ask for one reflection. `step` is the origin of the candidate that is asked for."""
+    def reflection(self, step: str, instruction: str, input: str, output: str, structured: bool = False) -> list[dict[str, str]]:
+        """Messages that ask for one reflection. `step` is the origin of the candidate that is asked for; structured: as JSON."""
         if step == "both" and input.strip():
             input = FOLDED_INPUT.replace("{input}", input)
-        wording = self.instruction if step == "instruction" else self.response
+        wording, form = (self.instruction, INSTRUCTION_FORM) if step == "instruction" else (self.response, RESPONSE_FORM)
+        if structured:
+            fields = '"instruction" with the new instruction and "answer" with its answer'
+            json_form = JSON_FORM.replace("{fields}", fields if step == "instruction" else 'and "answer" with the better answer')
+            # Your own wording may ask for its form in its own words, so what counts comes last.
+            wording = wording.removesuffix(form).rstrip() + "\n\n" + json_form
         text = _fill(wording, {"instruction": instruction, "input": input if input.strip() else NO_INPUT, "output": output})
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": text}]
 
-    def again(self, messages: list[dict[str, str]], step: str, reply: str) -> list[dict[str, str]]:
+    def again(self, messages: list[dict[str, str]], step: str, reply: str, structured: bool = False) -> list[dict[str, str]]:
         """The request after an unusable reply: the reply itself and a reminder of the form, never the same text twice."""
         tags = "[New Instruction] … [End] [New Answer] … [End]" if step == "instruction" else "[Better Answer] … [End]"
+        if structured:
+            tags = '{"analysis": …, "instruction": …, "answer": …}' if step == "instruction" else '{"analysis": …, "answer": …}'
         reminder = {"role": "user", "content": _fill(self.reminder, {"tags": tags})}
         return [*messages, {"role": "assistant", "content": reply or "(nothing)"}, reminder]
 

@@ -59,6 +59,7 @@ CANDIDATE = pa.struct(
         ("finish_reason", pa.string()),
         ("prompt_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),
+        ("answer_cut", pa.int32()),
         ("error", pa.string()),
     ]
 )
@@ -114,7 +115,10 @@ FLAT_COLUMNS = (
 
 
 class Candidate(TypedDict):
-    """One version of a row's pair; `origin` as in `ORIGINS`, `error` None or as in `ERRORS`."""
+    """One version of a row's pair; `origin` as in `ORIGINS`, `error` None or as in `ERRORS`.
+
+    answer_cut: characters of the original answer that did not fit into the teacher's window and were not shown to it.
+    """
 
     origin: str
     instruction: str | None
@@ -126,6 +130,7 @@ class Candidate(TypedDict):
     finish_reason: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    answer_cut: int | None
     error: str | None
 
 

@@ -38,7 +38,7 @@ from srt_hf.parsing.wording import (
 # Digest of the parser's own source, so that what another parser read is never taken from the cache of `Dataset.map`.
 PARSER_VERSION = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 
-_INSTRUCTION, _ANSWER = "instruction", "answer"
+INSTRUCTION, ANSWER = "instruction", "answer"
 
 _AFTER = rf"(?:[*_`]{{1,3}}(?=[\s:]|\Z))?(?:{COLON})?(?:[ \t]{{0,3}}#{{1,6}}(?=[ \t]*$))?"
 _BRACKETS = rf"\\?\[[ \t*_]{{0,4}}(?:start of )?(?:the )?{NAME}[ \t*_:]{{0,4}}\\?\]"
@@ -86,7 +86,7 @@ def parse_instruction_reflection(reply: str, finish_reason: str | None = "stop")
     >>> parse_instruction_reflection("Vague.\\n[New Instruction]\\nAdd 2 and 2.\\n[End]\\n[New Answer]\\n4\\n[End]")
     Reflection(critique='Vague.', instruction='Add 2 and 2.', output='4', error=None)
     """
-    return _parse(reply, (_INSTRUCTION, _ANSWER), cut=finish_reason == "length")
+    return _parse(reply, (INSTRUCTION, ANSWER), cut=finish_reason == "length")
 
 
 def parse_response_reflection(reply: str, finish_reason: str | None = "stop") -> Reflection:
@@ -95,12 +95,11 @@ def parse_response_reflection(reply: str, finish_reason: str | None = "stop") ->
     >>> parse_response_reflection("Too short.\\n[Better Answer]\\nProtect Endang", finish_reason="length")
     Reflection(critique='Too short.', instruction=None, output=None, error='truncated')
     """
-    return _parse(reply, (_ANSWER,), cut=finish_reason == "length")
+    return _parse(reply, (ANSWER,), cut=finish_reason == "length")
 
 
 def _parse(reply: str, needed: tuple[str, ...], cut: bool) -> Reflection:
-    # Arrow holds UTF-8, which has no lone surrogates: half an emoji in one reply must not stop the whole map.
-    text = strip_reasoning(re.sub(r"[\ud800-\udfff]", "\ufffd", reply))
+    text = strip_reasoning(readable(reply))
     sections = _sections(text, needed, cut)
     result = _last_result(sections, needed)
     error = _error(text, sections, result, cut)
@@ -108,7 +107,12 @@ def _parse(reply: str, needed: tuple[str, ...], cut: bool) -> Reflection:
     if error:
         return Reflection(critique, None, None, error)
     found = {section.name: section.text for section in result}
-    return Reflection(critique, found.get(_INSTRUCTION), found[_ANSWER], None)
+    return Reflection(critique, found.get(INSTRUCTION), found[ANSWER], None)
+
+
+def readable(reply: str) -> str:
+    """`reply` without lone surrogates, which Arrow's UTF-8 has not: half an emoji in one reply must not stop the whole map."""
+    return re.sub(r"[\ud800-\udfff]", "\ufffd", reply)
 
 
 def _error(text: str, sections: list[_Section], result: list[_Section], cut: bool) -> str | None:
@@ -157,7 +161,7 @@ def strip_reasoning(text: str) -> str:
             inside = True
         elif role == "close" and nested:  # what was kept stood before the second end of a nested block
             kept, start, nested = [], token.end(), nested - 1
-        elif role in (_INSTRUCTION, _ANSWER):
+        elif role in (INSTRUCTION, ANSWER):
             break
     return "".join([*kept, "" if inside else text[start:]]).strip()
 
@@ -166,7 +170,7 @@ def _role(token: re.Match[str]) -> str:
     """open | close for a reasoning tag, the section's name for a section tag."""
     if token.re is _THOUGHT:
         return "close" if token["close"] else "open"
-    return _INSTRUCTION if token["noun"].lower() == _INSTRUCTION else _ANSWER
+    return INSTRUCTION if token["noun"].lower() == INSTRUCTION else ANSWER
 
 
 def _starts_inside(roles: list[str]) -> bool:
@@ -191,7 +195,7 @@ def _heads(text: str, needed: tuple[str, ...]) -> list[re.Match[str]]:
     """Where sections start, for each name by the strongest sign that the reply has of it."""
     signs = [list(pattern.finditer(text)) for pattern in (_TAG, _LABEL, _MENTION)]
     heads: list[re.Match[str]] = []
-    for name in (_INSTRUCTION, _ANSWER):
+    for name in (INSTRUCTION, ANSWER):
         named = [[head for head in sign if _role(head) == name] for sign in signs]
         # A section that nobody asked for is only a border, and only a real tag makes one.
         heads += next(filter(None, named), []) if name in needed else named[0]
@@ -201,13 +205,13 @@ def _heads(text: str, needed: tuple[str, ...]) -> list[re.Match[str]]:
 def _section(text: str, head: re.Match[str], stop: int, needed: tuple[str, ...], cut: bool) -> _Section:
     end = _end(text, head.end(), stop)
     body = text[head.end() : end.start()] if end else _RULE.sub("", text[head.end() : stop].rstrip())
-    clean = _own_text(body.strip())
+    clean = own_text(body.strip())
     if not end and cut and stop == len(text):
         error: str | None = "truncated"
     elif not end and head.re is _MENTION:
         error = "unparsable"
     else:
-        error = _why_unusable(body, clean, none_is_text=_INSTRUCTION not in needed)
+        error = why_unusable(body, clean, none_is_text=INSTRUCTION not in needed)
     return _Section(_role(head), head.start(), clean, end is not None, error)
 
 
@@ -263,7 +267,7 @@ def _last_result(sections: list[_Section], needed: tuple[str, ...]) -> list[_Sec
     return []
 
 
-def _own_text(body: str) -> str:
+def own_text(body: str) -> str:
     """A section without what its writer put around the text: a start tag, reasoning, a bare fence, words about the text."""
     if start := _START.match(body):
         body = body[start.end() :].strip()
@@ -288,7 +292,7 @@ def _unwrapped(text: str) -> str:
     return text[fences[0].end() if opens else 0 : fences[-1].start() if closes else len(text)].strip()
 
 
-def _why_unusable(body: str, clean: str, none_is_text: bool) -> str | None:
+def why_unusable(body: str, clean: str, none_is_text: bool) -> str | None:
     if is_placeholder(body, none_is_text) or is_placeholder(clean, none_is_text):
         return "placeholder"
     if is_blank(clean):

@@ -23,6 +23,8 @@ from srt_hf.teacher.sending import Sender
 
 __all__ = ["Identity", "Reply", "Request", "Teacher"]
 
+_FURTHER_DRAWS = 0.7  # temperature of a greedy teacher's further draws
+
 
 class Teacher:
     """An async chat client for one teacher.
@@ -100,6 +102,10 @@ class Teacher:
                 self._identity = self._fleet.identity()
             return self._identity
 
+    async def who(self) -> Identity:
+        """`identity` for coroutines: asking for it the first time blocks."""
+        return self._identity if self._identity is not None else await asyncio.to_thread(self.identity)
+
     def __getstate__(self) -> dict[str, Any]:
         """Configuration and who answers now: no client, no lock, so that map fingerprints are stable and never stale.
 
@@ -114,16 +120,26 @@ class Teacher:
         self.__init__(**state["config"])  # type: ignore[misc]
 
     async def chat(
-        self, messages: Messages, *, max_tokens: int | None = None, id: str = "", step: str = "", attempt: int = 0, draw: int = 0
+        self,
+        messages: Messages,
+        *,
+        max_tokens: int | None = None,
+        schema: dict[str, Any] | None = None,
+        id: str = "",
+        step: str = "",
+        attempt: int = 0,
+        draw: int = 0,
     ) -> Reply:
         """Send `messages` and return the reply: from the journal if this very request was answered before.
 
-        `id`, `step` and `attempt` only name the request in the journal and for replay; `draw` tells repeated draws apart.
+        schema: a JSON schema that the reply shall have; a server that cannot constrain rejects the request or ignores it.
+        `id`, `step` and `attempt` only name the request in the journal and for replay; `draw` tells repeated draws apart, and
+        those after the first are not greedy. Cancelled, it returns when the replies under way have come and are saved.
         Raises RequestFailed where this request fails for good, another TeacherError where the teacher does.
         """
-        request = Request(messages, max_tokens or self.max_tokens, **self._sampling, id=id, step=step, attempt=attempt)
+        request = self._request(messages, max_tokens, schema, draw, id=id, step=step, attempt=attempt)
         self._asked_again += attempt > 0
-        identity: Identity = self._identity if self._identity is not None else await asyncio.to_thread(self.identity)
+        identity = await self.who()
         if self.journal is None:
             return _reply(await self._sender.send(request, identity, None))
         key = _key(request, identity, draw)
@@ -146,6 +162,21 @@ class Teacher:
         finally:
             pending.pop(key).cancel()
 
+    def has(
+        self, messages: Messages, *, max_tokens: int | None = None, schema: dict[str, Any] | None = None, draw: int = 0
+    ) -> bool:
+        """Whether the journal has the outcome of this very request."""
+        request = self._request(messages, max_tokens, schema, draw)
+        return self.journal is not None and self.journal.get(_key(request, self.identity(), draw)) is not None
+
+    def _request(
+        self, messages: Messages, max_tokens: int | None, schema: dict[str, Any] | None, draw: int, **names: Any
+    ) -> Request:
+        sampling = dict(self._sampling)
+        if draw and not sampling["temperature"]:
+            sampling["temperature"] = _FURTHER_DRAWS
+        return Request(messages, max_tokens or self.max_tokens, **sampling, schema=schema, **names)
+
     async def close(self) -> None:
         """Close the running loop's connections."""
         for backend in self._backends:
@@ -153,7 +184,9 @@ class Teacher:
 
 
 def _key(request: Request, identity: Identity, draw: int) -> str:
-    content = {name: value for name, value in asdict(request).items() if name not in ("id", "step", "attempt")}
+    content = {name: value for name, value in asdict(request).items() if name not in ("id", "step", "attempt", "schema")}
+    if request.schema is not None:  # left out where there is none, so that older journals still answer
+        content["schema"] = request.schema
     return request_key({"model": identity.model, "revision": identity.revision, "draw": draw, **content})
 
 

@@ -117,19 +117,26 @@ class HttpBackend(Backend):
         info = self._get("/info")
         if isinstance(info, dict) and isinstance(info.get("model_id"), str):
             return Identity(
-                info["model_id"], info.get("model_sha"), info.get("max_concurrent_requests"), info.get("max_total_tokens")
+                info["model_id"],
+                info.get("model_sha"),
+                _whole(info.get("max_concurrent_requests")),
+                _whole(info.get("max_total_tokens")),
+                constrains="tgi",
             )
-        if self.model:
-            return Identity(self.model)
         models = self._get("/v1/models")
         listed = models.get("data") if isinstance(models, dict) else None
-        names = [str(entry.get("id")) for entry in listed or [] if isinstance(entry, dict)]
+        found = [entry for entry in listed or [] if isinstance(entry, dict)]
+        # vLLM tells its window here.
+        windows = {str(entry.get("id")): _whole(entry.get("max_model_len")) for entry in found}
+        if self.model:
+            return Identity(self.model, max_total_tokens=windows.get(self.model))
+        names = list(windows)
         if len(names) > 1:
             raise TeacherError(
                 f"The server at {self.shown} serves {len(names)} models.",
                 f"Name one with teacher_model: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}.",
             )
-        return Identity(names[0] if names else self.shown)
+        return Identity(names[0], max_total_tokens=windows[names[0]]) if names else Identity(self.shown)
 
     def _get(self, path: str) -> Any:
         assert self.url is not None
@@ -139,6 +146,8 @@ class HttpBackend(Backend):
         response = httpx.get(address._replace(path=root + path).geturl(), headers=headers, timeout=_PROBE_TIMEOUT)
         if response.status_code in (401, 403):
             raise TeacherAuthError(f"The teacher at {self.shown} answered {response.status_code} to this key.")
+        if response.status_code in (502, 503, 504):
+            raise httpx.ConnectError(f"answered {response.status_code}")  # a proxy, while the server behind it is away
         try:
             return response.json() if response.status_code == 200 else None
         except ValueError:
@@ -156,7 +165,7 @@ class HttpBackend(Backend):
                 temperature=request.temperature,
                 top_p=request.top_p,
                 seed=request.seed,
-                extra_body=request.extra_body or None,
+                extra_body={**_constraint(request.schema, identity), **request.extra_body} or None,
             )
             return _reply(output)
         except Exception as error:  # the border: whatever the client raises is sorted here and nowhere else
@@ -166,6 +175,20 @@ class HttpBackend(Backend):
 
     async def close(self) -> None:
         await self._clients.close()
+
+
+def _whole(value: Any) -> int | None:
+    """A number that a server tells of itself, None where it is none."""
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def _constraint(schema: dict[str, Any] | None, identity: Identity) -> dict[str, Any]:
+    """The field that constrains a reply. Not through the client's own argument: it writes TGI's form for every server."""
+    if schema is None:
+        return {}
+    if identity.constrains == "tgi":
+        return {"response_format": {"type": "json", "value": schema}}
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "reflection", "schema": schema, "strict": True}}}
 
 
 def _check_address(url: str) -> None:

@@ -28,6 +28,8 @@ class LocalBackend(Backend):
     async def generate(self, request: Request, identity: Identity) -> Reply:
         if request.extra_body:
             raise ConfigError("A local: teacher takes no extra_body.")
+        if request.schema is not None:
+            raise RequestFailed("A local: teacher cannot constrain its replies.", "rejected")
         return await asyncio.to_thread(self._generate, request)
 
     @cached_property

@@ -18,7 +18,10 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Request:
-    """One chat request. `id`, `step` and `attempt` name it in the journal and for replay; a server never sees them."""
+    """One chat request. `schema` is a JSON schema that the reply shall have.
+
+    `id`, `step` and `attempt` name it in the journal and for replay; a server never sees them.
+    """
 
     messages: Messages
     max_tokens: int
@@ -26,6 +29,7 @@ class Request:
     top_p: float | None = None
     seed: int | None = None
     extra_body: dict[str, Any] = field(default_factory=dict)
+    schema: dict[str, Any] | None = None
     id: str = ""
     step: str = ""
     attempt: int = 0
@@ -52,12 +56,14 @@ Outcome = Reply | RequestFailed
 
 @dataclass(frozen=True)
 class Identity:
-    """Who answers, as the server reports it, and what it can take (None where it does not say)."""
+    """Who answers, as the server reports it, and what it can take (None where it does not say). constrains: how it is told a
+    JSON schema, in TGI's or in OpenAI's form."""
 
     model: str
     revision: str | None = None
     max_concurrent_requests: int | None = None
     max_total_tokens: int | None = None
+    constrains: str = "openai"
 
     def __str__(self) -> str:
         return f"{self.model}@{self.revision}" if self.revision else self.model

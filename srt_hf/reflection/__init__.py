@@ -4,37 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from srt_hf.errors import RequestFailed
-from srt_hf.parsing import PARSER_VERSION, Reflection, parse_instruction_reflection, parse_response_reflection
+from srt_hf.errors import ConfigError
+from srt_hf.parsing import PARSER_VERSION
 from srt_hf.prompts import Prompts
+from srt_hf.reflection.asking import Asked, Asker
 from srt_hf.rows import Triple, row_id, triple
-from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE, Candidate, batch_columns, row_columns
-from srt_hf.teacher import Reply, Teacher
-
-_ATTEMPTS = 2  # the request itself and one more, which differs: a reminder of the form, or a larger token limit
+from srt_hf.schema import BOTH, ERRORS, INSTRUCTION, ORIGINAL, RESPONSE, Candidate, batch_columns, row_columns
+from srt_hf.teacher import Teacher
 
 
 class Reflector:
     """Bound async methods for `Dataset.map`: `reflect` (everything that any student may choose from), or one step at a time.
 
+    teacher: a `Teacher` or its target. prompts: your own wording, as a file or `Prompts`.
+    structured: ask for replies that the server constrains to a JSON schema; in tags where it cannot.
+    retry: codes (`schema.ERRORS`) of an earlier run's failures to ask about once more. A greedy teacher is then asked at a
+        temperature, since it would say the same; replies that were good stay as they are.
+
     A row's failure is the `error` of a candidate and `map` goes on; a failure of the teacher raises `TeacherError`.
     Inside a running event loop (a notebook) use `reflect_batch` with `map(batched=True)`.
     """
 
-    def __init__(self, teacher: Teacher | str, *, prompts: Prompts | str | Path | None = None) -> None:
+    def __init__(
+        self,
+        teacher: Teacher | str,
+        *,
+        prompts: Prompts | str | Path | None = None,
+        structured: bool = False,
+        retry: Collection[str] = (),
+    ) -> None:
+        unknown = sorted(set(retry) - set(ERRORS))
+        if unknown:
+            raise ConfigError(
+                f"There is no error code {', '.join(unknown)} to ask again for.", f"Choose from {', '.join(ERRORS)}."
+            )
         self.teacher = Teacher(teacher) if isinstance(teacher, str) else teacher
         self.prompts = prompts if isinstance(prompts, Prompts) else Prompts.from_file(prompts) if prompts else Prompts()
+        self.structured = structured
+        self.retry = sorted(set(retry))
+        self._asker = Asker(lambda: self.teacher, self.prompts, structured, self.retry)
 
     def __getstate__(self) -> dict[str, Any]:
+        options = {"prompts": self.prompts, "structured": self.structured, "retry": self.retry}
         # The parser's version is no configuration, but a changed parser must not meet cached results.
-        return {"teacher": self.teacher, "prompts": self.prompts, "parser": PARSER_VERSION}
+        return {"teacher": self.teacher, "options": options, "parser": PARSER_VERSION}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.teacher, self.prompts = state["teacher"], state["prompts"]
+        self.__init__(state["teacher"], **state["options"])  # type: ignore[misc]
 
     async def reflect(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Exhaustive: up to three calls. -> `candidates`: original, instruction, response, both (and `id` if there is none)."""
@@ -78,38 +98,16 @@ class Reflector:
             await self.teacher.close()
 
     async def _ask(self, step: str, id: str, values: Triple, original_input: str | None = None) -> Candidate:
-        """One reflection, with one more try where the first reply cannot be used. `step` is the candidate's origin."""
-        instruction, input, output = values
+        """One reflection as a candidate. `step` is its origin."""
+        instruction, input, _ = values
         if not instruction.strip():
             return _candidate(step, error="empty")
-        shown = input if original_input is None else original_input
-        messages = self.prompts.reflection(step, instruction, shown, output)
-        max_tokens = self.teacher.max_tokens
-        spent: list[Reply] = []
-        reflection = Reflection(None, None, None, "not_attempted")
-        for attempt in range(_ATTEMPTS):
-            try:
-                reply = await self.teacher.chat(messages, max_tokens=max_tokens, id=id, step=step, attempt=attempt)
-            except RequestFailed as failure:
-                # A second try that fails leaves the first one's reason standing.
-                if attempt == 0:
-                    reflection = Reflection(None, None, None, failure.code)
-                break
-            spent.append(reply)
-            if reply.reflection is not None:  # recorded as it came out, after all tries
-                reflection = reply.reflection
-                break
-            parse = parse_instruction_reflection if step == INSTRUCTION else parse_response_reflection
-            reflection = parse(reply.text, reply.finish_reason)
-            if reflection.error in (None, "refused"):
-                break
-            if reflection.error == "truncated":
-                max_tokens = 2 * self.teacher.max_tokens
-            else:
-                messages = self.prompts.again(messages, step, reply.text)
-        return self._answered(step, values, reflection, spent)
+        return self._answered(
+            step, values, await self._asker.reflect(step, id, values, input if original_input is None else original_input)
+        )
 
-    def _answered(self, step: str, values: Triple, reflection: Reflection, spent: list[Reply]) -> Candidate:
+    def _answered(self, step: str, values: Triple, asked: Asked) -> Candidate:
+        reflection, replies = asked.reflection, asked.replies
         instruction, input, _ = values
         if step == INSTRUCTION:
             # The new instruction stands alone: what it needs of the input is in it.
@@ -119,10 +117,12 @@ class Reflector:
             step,
             **pair,
             critique=reflection.critique,
-            teacher=(spent[-1].teacher if spent else None) or str(self.teacher.identity()),
-            finish_reason=spent[-1].finish_reason if spent else None,
-            prompt_tokens=_total(reply.prompt_tokens for reply in spent),
-            completion_tokens=_total(reply.completion_tokens for reply in spent),
+            teacher=(replies[-1].teacher if replies else None) or str(self.teacher.identity()),
+            sample=asked.draw,
+            finish_reason=replies[-1].finish_reason if replies else None,
+            prompt_tokens=_total(reply.prompt_tokens for reply in replies),
+            completion_tokens=_total(reply.completion_tokens for reply in replies),
+            answer_cut=asked.cut,
             error=reflection.error,
         )
 
@@ -135,6 +135,7 @@ class EnvironmentReflector(Reflector):
 
     def __init__(self) -> None:
         self.prompts = Prompts()
+        self._asker = Asker(lambda: self.teacher, self.prompts, structured=False, retry=())
         self._teachers: dict[tuple[str | None, ...], Teacher] = {}
 
     @property
@@ -144,6 +145,9 @@ class EnvironmentReflector(Reflector):
         if settings not in self._teachers:
             self._teachers[settings] = Teacher(target or "", model=model, key=key, journal=journal)
         return self._teachers[settings]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"teacher": self.teacher, "prompts": self.prompts, "parser": PARSER_VERSION}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
@@ -181,6 +185,7 @@ def _candidate(origin: str, **known: Any) -> Candidate:
         "finish_reason": None,
         "prompt_tokens": None,
         "completion_tokens": None,
+        "answer_cut": None,
         "error": None,
     }
     return {**empty, **known}  # type: ignore[typeddict-item]
