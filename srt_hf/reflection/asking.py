@@ -123,7 +123,7 @@ class Asker:
         teacher = self._teacher()
         max_tokens, structured = teacher.max_tokens, self._structured
         identity = await teacher.who()
-        shown = self._window.fit(identity, lambda answer: build(answer, structured), output, max_tokens)
+        shown = await self._window.fit(identity, lambda answer: build(answer, structured), output, max_tokens)
         return None if shown is None else _Form(build, shown, structured, max_tokens, build(shown, structured))
 
     async def _has(self, build: Callable[[str, bool], Messages], output: str, draw: int) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from srt_hf.teacher import Identity
@@ -13,6 +15,7 @@ _GAP = "\n[… the middle of this answer is left out …]\n"
 _TURN = 16  # tokens that a chat template may put around a turn, where the tokenizer has none
 _LEAST = 16  # tokens of an answer under which showing it means nothing
 _CHARACTERS = 2.5  # a token, where none can be counted: fewer than in most languages, so that the second try fits
+_HUB_TIMEOUT = 10.0  # seconds to find the teacher's repo
 _ROUNDS = 3  # cuts, because texts put together again may have other tokens
 
 Build = Callable[[str], Messages]  # the request that shows this answer
@@ -29,14 +32,14 @@ class Window:
         self._tried: Identity | None = None
         self._lock = threading.Lock()
 
-    def fit(self, teacher: Identity, build: Build, answer: str, max_tokens: int) -> str | None:
+    async def fit(self, teacher: Identity, build: Build, answer: str, max_tokens: int) -> str | None:
         """As much of `answer` as fits beside `max_tokens` new tokens, or None where nothing worth showing does."""
         if teacher.max_total_tokens is None:
             return answer
         room = teacher.max_total_tokens - max_tokens
         if _bytes(build(answer)) <= room:  # a token has at least one byte, so there is nothing to count
             return answer
-        tokenizer = self._of(teacher)
+        tokenizer = await asyncio.to_thread(self._of, teacher)
         if tokenizer is None:
             return answer
         ids = tokenizer.encode(answer, add_special_tokens=False)
@@ -72,9 +75,12 @@ class Window:
 
 
 def _load(teacher: Identity) -> Any:
+    from huggingface_hub import HfApi
     from transformers import AutoTokenizer
 
     try:
+        if not Path(teacher.model).is_dir():
+            HfApi().model_info(teacher.model, revision=teacher.revision, timeout=_HUB_TIMEOUT)  # fails at once, where files retry
         return AutoTokenizer.from_pretrained(teacher.model, revision=teacher.revision)
     except Exception:  # foreign code, and a name that need not be a repo's: no network, no repo, no access, an odd tokenizer
         return None

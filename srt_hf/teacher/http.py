@@ -121,7 +121,7 @@ class HttpBackend(Backend):
                 info.get("model_sha"),
                 _whole(info.get("max_concurrent_requests")),
                 _whole(info.get("max_total_tokens")),
-                constrains="tgi",
+                is_tgi=True,
             )
         models = self._get("/v1/models")
         listed = models.get("data") if isinstance(models, dict) else None
@@ -165,7 +165,7 @@ class HttpBackend(Backend):
                 temperature=request.temperature,
                 top_p=request.top_p,
                 seed=request.seed,
-                extra_body={**_constraint(request.schema, identity), **request.extra_body} or None,
+                extra_body={**_constraint(request.schema, self.url is not None, identity.is_tgi), **request.extra_body} or None,
             )
             return _reply(output)
         except Exception as error:  # the border: whatever the client raises is sorted here and nowhere else
@@ -182,13 +182,19 @@ def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
-def _constraint(schema: dict[str, Any] | None, identity: Identity) -> dict[str, Any]:
-    """The field that constrains a reply. Not through the client's own argument: it writes TGI's form for every server."""
+def _constraint(schema: dict[str, Any] | None, by_url: bool, tgi: bool) -> dict[str, Any]:
+    """The field that constrains a reply to a schema, as this kind of server knows it.
+
+    The client turns OpenAI's own form into TGI's for every URL. So servers other than TGI are asked for a JSON object, which all
+    of them know, with the schema beside it for those that heed it; its fields are named in the prompt too.
+    """
     if schema is None:
         return {}
-    if identity.constrains == "tgi":
-        return {"response_format": {"type": "json", "value": schema}}
-    return {"response_format": {"type": "json_schema", "json_schema": {"name": "reflection", "schema": schema, "strict": True}}}
+    if not by_url:
+        form = {"type": "json_schema", "json_schema": {"name": "reflection", "schema": schema, "strict": True}}
+    else:
+        form = {"type": "json", "value": schema} if tgi else {"type": "json_object", "schema": schema}
+    return {"response_format": form}
 
 
 def _check_address(url: str) -> None:

@@ -56,14 +56,13 @@ Outcome = Reply | RequestFailed
 
 @dataclass(frozen=True)
 class Identity:
-    """Who answers, as the server reports it, and what it can take (None where it does not say). constrains: how it is told a
-    JSON schema, in TGI's or in OpenAI's form."""
+    """Who answers, as the server reports it, and what it can take (None where it does not say)."""
 
     model: str
     revision: str | None = None
     max_concurrent_requests: int | None = None
     max_total_tokens: int | None = None
-    constrains: str = "openai"
+    is_tgi: bool = False
 
     def __str__(self) -> str:
         return f"{self.model}@{self.revision}" if self.revision else self.model
