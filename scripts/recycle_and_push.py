@@ -10,7 +10,6 @@ Exit codes: 0 done, 1 error, 2 wrong option, 3 nothing was kept, 130 interrupted
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,14 @@ from typing import Any
 
 import srt_hf
 from srt_hf import hub
+from srt_hf.arguments import CostArguments, StudentArguments, TeacherArguments
 from srt_hf.cli import command, explained, option, parse, run
 from srt_hf.errors import ConfigError
+from srt_hf.estimate import estimate
 from srt_hf.pipeline import MODES, check_mode, top_reasons
-from srt_hf.prompts import TEMPLATE_NAMES
-from srt_hf.schema import TRIPLE
+from srt_hf.schema import RETRIED, TRIPLE
 from srt_hf.selection import KEEPS, RULES
+from srt_hf.sources import prepare
 
 
 @dataclass
@@ -46,45 +47,31 @@ class SourceArguments:
 
 
 @dataclass
-class TeacherArguments:
-    """The model that reflects and rewrites"""
+class ReflectionArguments:
+    """How the teacher is asked"""
 
-    teacher: str = option("http://localhost:8080", "server URL, Hub model id, local:MODEL or replay:FILE-OR-REPO")
-    teacher_model: str | None = option(None, "model name, for a server of several")
-    provider: str = option("auto", "which Inference Provider, for a Hub model id")
-    temperature: float = option(0.0, "0 is greedy, as in the paper")
-    top_p: float | None = option(None, "nucleus sampling; TGI rejects 1.0")
-    seed: int | None = option(None, "sampling seed, for temperatures above 0 [none is sent]")
-    max_tokens: int = option(2048, "new tokens a reply may have")
-    timeout: float = option(600.0, "seconds one request may take")
+    mode: str = option("selective", f"{' (two calls a row) or '.join(MODES)} (three, candidates for any student)")
     prompts: str | None = option(None, "YAML file with your own wording: system, instruction, response, reminder")
-    journal: str | None = option(None, "file of all replies (default: srt_hf/journal.sqlite under HF_HOME)")
+    structured: bool = option(False, "have the server constrain replies to a JSON schema; in tags where it cannot")
+    retry: str | None = option(
+        None, f"codes of an earlier run's failures to ask about once more, with commas: {', '.join(RETRIED)}"
+    )
 
+    def __post_init__(self) -> None:
+        check_mode(self.mode)
 
-@dataclass
-class StudentArguments:
-    """The model that will be trained, and decides"""
-
-    student: str = option("meta-llama/Llama-2-7b-hf", "Hub id or folder of a causal LM")
-    student_revision: str | None = option(None, "branch, tag or commit of the student")
-    template: str = option("auto", f"the student's prompt format: {', '.join(TEMPLATE_NAMES)}")
-    dtype: str = option("auto", "auto, fastest (bfloat16 where that is faster), float32 (the paper's numbers), bfloat16, float16")
-    max_length: int = option(2048, "tokens of prompt and answer together")
-    trust_remote_code: bool = option(False, "run code from the student's repo")
-    proxy: str | None = option(None, "a smaller model that scores first and leaves only close calls to the student")
-    margin: float = option(0.05, "what a close call is for --proxy: numbers nearer than this to each other, or to 1")
+    def options(self) -> dict[str, Any]:
+        prompts = srt_hf.Prompts.from_file(self.prompts) if self.prompts else srt_hf.Prompts()
+        codes = [code.strip() for code in (self.retry or "").split(",") if code.strip()]
+        return {"mode": self.mode, "prompts": prompts, "structured": self.structured, "retry": codes}
 
 
 @dataclass
 class SelectionArguments:
     """How the pairs are chosen"""
 
-    mode: str = option("selective", f"{' (two calls a row) or '.join(MODES)} (three, candidates for any student)")
     rule: str = option("paper", f"who wins: {explained(RULES)}")
     keep: str = option("reflected", f"which choices are kept: {explained(KEEPS)}")
-
-    def __post_init__(self) -> None:
-        check_mode(self.mode)
 
 
 @dataclass
@@ -107,19 +94,6 @@ def load_source(source: SourceArguments) -> Any:
     return rows if source.limit is None else rows.select(range(min(source.limit, len(rows))))
 
 
-def make_teacher(teaching: TeacherArguments) -> srt_hf.Teacher:
-    options = ("provider", "temperature", "top_p", "seed", "max_tokens", "timeout", "journal")
-    chosen = {name: getattr(teaching, name) for name in options}
-    key = os.environ.get("SRT_HF_TEACHER_KEY")
-    return srt_hf.Teacher(teaching.teacher, model=teaching.teacher_model, key=key, **chosen)
-
-
-def make_student(scoring: StudentArguments) -> srt_hf.Student:
-    options = ("template", "dtype", "max_length", "trust_remote_code")
-    chosen = {name: getattr(scoring, name) for name in options}
-    return srt_hf.Student(scoring.student, revision=scoring.student_revision, **chosen)
-
-
 def provenance(source: SourceArguments) -> srt_hf.Provenance:
     is_file = Path(source.dataset).exists()
     return srt_hf.Provenance(Path(source.dataset).name if is_file else source.dataset, not is_file, command())
@@ -128,13 +102,21 @@ def provenance(source: SourceArguments) -> srt_hf.Provenance:
 def main(
     source: SourceArguments,
     teaching: TeacherArguments,
+    asking: ReflectionArguments,
     scoring: StudentArguments,
     selection: SelectionArguments,
+    cost: CostArguments,
     output: OutputArguments,
 ) -> int:
+    options = asking.options()
+    columns = {name: getattr(source, f"{name}_column") or "" for name in TRIPLE}
+    if cost.estimate:
+        rows = prepare(load_source(source), columns=columns, id_column=source.id_column)
+        asked = {name: options[name] for name in ("mode", "prompts", "structured")}
+        print(estimate(rows, rate=cost.rate, prices=cost.prices, **asked))
+        return 0
     selector = srt_hf.Selector(rule=selection.rule, keep=selection.keep)
-    prompts = srt_hf.Prompts.from_file(teaching.prompts) if teaching.prompts else None
-    teacher, student = make_teacher(teaching), make_student(scoring)
+    teacher, student = teaching.make(), scoring.make()
     # What is wrong with the target shows before anything is paid for.
     hub.check_folder(Path(output.output_dir))
     pushing = {"private": output.private, "overwrite": output.overwrite}
@@ -143,13 +125,13 @@ def main(
         load_source(source),
         teacher=teacher,
         student=student,
-        mode=selection.mode,
         selector=selector,
-        prompts=prompts,
-        columns={name: getattr(source, f"{name}_column") or "" for name in TRIPLE},
+        columns=columns,
         id_column=source.id_column,
         proxy=scoring.proxy,
         margin=scoring.margin,
+        prices=cost.prices,
+        **options,
     )
     made = provenance(source)
     recycled.save_to_disk(output.output_dir, repo_id=output.repo, provenance=made, other_configs=others)
@@ -168,5 +150,6 @@ def main(
 
 
 if __name__ == "__main__":
-    arguments = parse(__doc__, SourceArguments, TeacherArguments, StudentArguments, SelectionArguments, OutputArguments)
+    groups = (SourceArguments, TeacherArguments, ReflectionArguments, StudentArguments, SelectionArguments, CostArguments)
+    arguments = parse(__doc__, *groups, OutputArguments)
     sys.exit(run(lambda: main(*arguments), "Every reply so far is in the journal; the same command goes on from there."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from srt_hf import hub
 from srt_hf.card import CardData, Provenance, config_names, render
 from srt_hf.errors import ConfigError, HubError
+from srt_hf.live import Live
 from srt_hf.prompts import Prompts
 from srt_hf.reflection import Reflector
-from srt_hf.report import Report, measure
+from srt_hf.report import Prices, Report, measure
 from srt_hf.rows import flatten
 from srt_hf.schema import CANDIDATES_COLUMNS, FLAT_COLUMNS, SCORES_COLUMNS, features
 from srt_hf.scoring import Scoring, check_proxy, check_rounding
@@ -24,7 +26,7 @@ from srt_hf.student import Student
 from srt_hf.teacher import Teacher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from datasets import Dataset
 
@@ -43,6 +45,9 @@ def recycle(
     id_column: str | None = None,
     proxy: Student | str | None = None,
     margin: float = 0.05,
+    structured: bool = False,
+    retry: Collection[str] = (),
+    prices: Prices | None = None,
 ) -> Recycled:
     """Recycle an instruction dataset for a student: the whole of Selective Reflection-Tuning.
 
@@ -53,7 +58,8 @@ def recycle(
     proxy: a smaller model that scores first (Superfiltering, arXiv 2402.00530). Only rows whose decision it leaves within
         `margin` (in units of ifd and r_ifd) go to the student; `scored_by` says whose scores a row has. The report tells how
         many passes that saved and, from a sample that the student scores too, how many decisions it changed.
-    selector: the rule, `srt_hf.select` or a `Selector`. prompts: your own wording, as a file or `Prompts`.
+    selector: the rule, `srt_hf.select` or a `Selector`. prompts, structured, retry: as for `Reflector`.
+    prices: of the teacher's tokens, for the report and for the line that is shown while the teacher works.
 
     Each step is a `Dataset.map`, so `datasets` caches it. Raises DataError, ConfigError, StudentError or TeacherError.
     """
@@ -70,7 +76,7 @@ def recycle(
         )
     proxy = student.like(proxy) if isinstance(proxy, str) else proxy
     scoring = Scoring(student, selector, proxy, margin)
-    reflector = Reflector(teacher, prompts=prompts)
+    reflector = Reflector(teacher, prompts=prompts, structured=structured, retry=retry)
     rows = prepare(dataset, columns=columns, id_column=id_column)
     # Whatever is wrong with either model shows before the first call is paid for.
     teacher.identity()
@@ -80,7 +86,8 @@ def recycle(
     clock = _Clock()
     before = student.count_passes
     left_out = len(dataset) - len(rows)
-    rows = (_exhaustive if mode == "exhaustive" else _selective)(rows, reflector, scoring, clock)
+    teaching = _Teaching(reflector, prices)
+    rows = (_exhaustive if mode == "exhaustive" else _selective)(rows, teaching, scoring, clock)
     with clock("select"):
         rows = rows.map(selector, desc="Student selects")
     report = Report(mode, selector.rule, selector.keep, seconds=clock.seconds)
@@ -90,9 +97,10 @@ def recycle(
     if proxy:
         with clock("check proxy"):
             report.proxy = check_proxy(rows, scoring, mode)
-    with clock("check rounding"):
-        report.rounding = check_rounding(rows, student)
-    return Recycled(rows, measure(report, rows))
+    if report.student["dtype"] != "float32":
+        with clock("check rounding"):
+            report.rounding = check_rounding(rows, student)
+    return Recycled(rows, measure(report, rows, prices))
 
 
 def check_mode(mode: str) -> None:
@@ -101,21 +109,33 @@ def check_mode(mode: str) -> None:
         raise ConfigError(f"There is no mode {mode!r}.", f"Choose from {', '.join(MODES)}.")
 
 
-def _exhaustive(rows: Dataset, reflector: Reflector, scoring: Scoring, clock: _Clock) -> Dataset:
+@dataclass(frozen=True)
+class _Teaching:
+    """Who reflects, and what it costs."""
+
+    reflector: Reflector
+    prices: Prices | None
+
+    def run(self, rows: Dataset, step: Callable[..., Any], description: str) -> Dataset:
+        with Live(self.reflector, len(rows), self.prices):
+            return rows.map(step, desc=description)
+
+
+def _exhaustive(rows: Dataset, teaching: _Teaching, scoring: Scoring, clock: _Clock) -> Dataset:
     with clock("reflect"):
-        rows = rows.map(reflector.reflect, desc="Teacher reflects on instruction, response, both")
+        rows = teaching.run(rows, teaching.reflector.reflect, "Teacher reflects on instruction, response, both")
     with clock("score"):
         return scoring.run(rows, "all", "Student scores all candidates")
 
 
-def _selective(rows: Dataset, reflector: Reflector, scoring: Scoring, clock: _Clock) -> Dataset:
+def _selective(rows: Dataset, teaching: _Teaching, scoring: Scoring, clock: _Clock) -> Dataset:
     with clock("reflect instructions"):
-        rows = rows.map(reflector.reflect_instruction, desc="Teacher reflects on instructions")
+        rows = teaching.run(rows, teaching.reflector.reflect_instruction, "Teacher reflects on instructions")
     with clock("score instructions"):
         rows = scoring.run(rows, "instruction", "Student scores instructions")
         rows = rows.map(scoring.selector.instruction_winner, desc="Student picks instructions")
     with clock("reflect responses"):
-        rows = rows.map(reflector.reflect_response, desc="Teacher reflects on responses")
+        rows = teaching.run(rows, teaching.reflector.reflect_response, "Teacher reflects on responses")
     with clock("score responses"):
         return scoring.run(rows, "response", "Student scores responses")
 

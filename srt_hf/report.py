@@ -10,12 +10,23 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from srt_hf.schema import ORIGINAL, of_origin
 
 _PACKAGES = ("srt_hf", "datasets", "huggingface_hub", "transformers", "torch")
 _QUANTILES = (5, 25, 50, 75, 95)
+
+
+class Prices(NamedTuple):
+    """What a million tokens cost, in any currency: `prompt` tokens in, `completion` tokens out."""
+
+    prompt: float
+    completion: float
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """The cost of so many tokens."""
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 
 @dataclass
@@ -26,10 +37,12 @@ class Report:
     candidates: origin -> error code or "usable" -> rows. reasons: reason -> rows. missing: why scores are missing -> candidates.
     scores: "ifd" and "r_ifd" -> "original" (all rows), "original_of_kept", "chosen" (kept rows) -> mean and percentiles.
     lengths: the same three -> mean and percentiles of the output's length in words.
+    shortened: reflections whose teacher saw the original answer without its middle, for want of room.
     tokens: prompt, completion (what the teacher reported, all tries; None where it reported nothing) and replies
-        (reflections that were answered). proxy: of a run with one, who it is, the rows it decided, the passes that saved the
-        student, and of a sample that the student scored too, the decisions it changed. rounding: of a run in 16 bits, how far
-        it is from float32 on a sample (scoring.check_rounding). seconds: stage -> wall time.
+        (reflections that were answered). cost: of these tokens, None where no price is known.
+    proxy: of a run with one, who it is, the rows it decided, the passes that saved the student, and of a sample that the student
+        scored too, the decisions it changed. rounding: of a run in 16 bits, how far it is from float32 on a sample
+        (scoring.check_rounding). seconds: stage -> wall time.
     """
 
     mode: str
@@ -43,7 +56,9 @@ class Report:
     missing: dict[str, int] = field(default_factory=dict)
     scores: dict[str, dict[str, dict[str, float] | None]] = field(default_factory=dict)
     lengths: dict[str, dict[str, float] | None] = field(default_factory=dict)
+    shortened: int = 0
     tokens: dict[str, int | None] = field(default_factory=dict)
+    cost: float | None = None
     teacher: dict[str, Any] = field(default_factory=dict)
     student: dict[str, Any] = field(default_factory=dict)
     proxy: dict[str, Any] = field(default_factory=dict)
@@ -86,6 +101,10 @@ class Report:
         lines.append(["reflections answered", f"{replies:,}"])
         spent = "{:,} in, {:,} out".format(*tokens) if None not in tokens else "not reported"
         lines.append(["teacher tokens", spent])
+        if self.cost is not None:
+            lines.append(["cost of these tokens", f"{self.cost:,.2f}"])
+        if self.shortened:
+            lines.append(["answers shown without their middle", f"{self.shortened:,}"])
         counts = ("requests", "asked_again", "retries", "from_journal")
         lines.append(["this process", ", ".join(f"{self.teacher.get(name, 0):,} {name.replace('_', ' ')}" for name in counts)])
         lines.append(["student passes", f"{self.student.get('passes', 0):,}"])
@@ -117,8 +136,20 @@ def render_table(head: list[str], lines: Iterable[list[str]]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
 
 
-def measure(report: Report, rows: Iterable[Mapping[str, Any]]) -> Report:
-    """Fill in what the decided rows tell: counts, reasons, tokens, score and length distributions."""
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(5), duration(90), duration(5400)
+    ('5 s', '2 min', '1 h 30 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def measure(report: Report, rows: Iterable[Mapping[str, Any]], prices: Prices | None = None) -> Report:
+    """Fill in what the decided rows tell: counts, reasons, tokens and their cost, score and length distributions."""
     reasons: Counter[str] = Counter()
     missing: Counter[str] = Counter()
     outcomes: dict[str, Counter[str]] = {}
@@ -133,6 +164,7 @@ def measure(report: Report, rows: Iterable[Mapping[str, Any]]) -> Report:
         first = of_origin(row["candidates"], ORIGINAL)[0]
         for candidate, score in zip(row["candidates"], row["scores"], strict=True):
             _count_candidate(candidate, outcomes, tokens)
+            report.shortened += bool(candidate.get("answer_cut"))
             if candidate.get("teacher"):
                 writers[candidate["teacher"]] += 1
             if score["missing"]:
@@ -148,6 +180,8 @@ def measure(report: Report, rows: Iterable[Mapping[str, Any]]) -> Report:
     report.missing = dict(missing.most_common())
     report.candidates = {origin: dict(counts.most_common()) for origin, counts in outcomes.items()}
     report.tokens = {name: tokens.get(name) for name in ("prompt", "completion", "replies")}
+    if prices and None not in report.tokens.values():
+        report.cost = prices.cost(tokens["prompt"], tokens["completion"])
     report.scores = {name: {group: _spread(v) for group, v in groups_.items()} for name, groups_ in scores.items()}
     report.lengths = {group: _spread(values) for group, values in words.items()}
     report.versions = versions()

@@ -35,6 +35,9 @@ ERRORS = {
     "not_attempted": "an earlier step failed, so nothing was asked",
 }
 
+# Those that asking again may mend.
+RETRIED = [code for code in ERRORS if code != "not_attempted"]
+
 # Why a number is missing (scores.missing).
 MISSING = {
     "candidate_error": "the candidate holds no pair",

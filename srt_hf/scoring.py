@@ -200,12 +200,10 @@ def check_proxy(rows: Dataset, scoring: Scoring, mode: str) -> dict[str, Any]:
 def check_rounding(rows: Dataset, student: Student) -> dict[str, Any]:
     """How far a 16-bit student's numbers are from float32's, on the choices of a sample of rows: the report's `rounding`.
 
-    {} for a student in float32. nll: the largest difference of a mean loss, nats per token; ifd: of an ifd or r_ifd. Where the
+    nll: the largest difference of a mean loss, nats per token; ifd: of an ifd or r_ifd. Where the
     model cannot be had in float32 (memory, quantised weights) both are None and `not_measured` says why.
     """
     own = student.scored_by()
-    if own["dtype"] == "float32":
-        return {}
     found: dict[str, Any] = {"dtype": own["dtype"], "pairs": 0, "nll": None, "ifd": None, "not_measured": None}
     if student.load().engine.quantised:
         return {**found, "not_measured": "its weights are quantised"}

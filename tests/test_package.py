@@ -24,9 +24,9 @@ LAYERS = [
     {"errors", "schema"},
     {"prompts", "parsing", "metrics", "journal", "identity"},
     {"teacher", "student", "selection", "rows"},
-    {"reflection", "report", "scoring", "sources"},
-    {"card", "hub"},
-    {"pipeline", "evaluation", "cli"},
+    {"reflection", "report", "scoring", "sources", "cli"},
+    {"card", "hub", "live", "estimate", "arguments"},
+    {"pipeline", "evaluation"},
 ]
 
 

@@ -113,9 +113,11 @@ def test_a_batch_is_refused_with_the_cure(teacher: Teacher) -> None:
 def test_a_second_try_is_counted_as_what_it_is() -> None:
     with LocalTGI(answering("no tags")) as tgi:
         teacher = Teacher(tgi.url, journal=False)
-        ROWS.map(Reflector(teacher).reflect_response)
+        rows = ROWS.map(Reflector(teacher).reflect_response)
         assert len(tgi.chats) == 4
-        assert teacher.counts == {"requests": 4, "asked_again": 2, "retries": 0, "from_journal": 0}
+        names = ("prompt_tokens", "completion_tokens")
+        tokens = {name: sum(candidates(row)["response"][name] for row in rows) for name in names}
+        assert teacher.counts == {"requests": 4, "asked_again": 2, "retries": 0, "from_journal": 0, **tokens}
 
 
 def test_streaming_datasets_work_with_features(teacher: Teacher) -> None:

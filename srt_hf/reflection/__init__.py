@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from srt_hf.parsing import PARSER_VERSION
 from srt_hf.prompts import Prompts
 from srt_hf.reflection.asking import Asked, Asker
 from srt_hf.rows import Triple, row_id, triple
-from srt_hf.schema import BOTH, ERRORS, INSTRUCTION, ORIGINAL, RESPONSE, Candidate, batch_columns, row_columns
+from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE, RETRIED, Candidate, batch_columns, row_columns
 from srt_hf.teacher import Teacher
 
 
@@ -25,6 +26,7 @@ class Reflector:
     retry: codes (`schema.ERRORS`) of an earlier run's failures to ask about once more. A greedy teacher is then asked at a
         temperature, since it would say the same; replies that were good stay as they are.
 
+    `rows_done` and `outcomes` (error code, None for a usable reflection -> how often) count what this instance did.
     A row's failure is the `error` of a candidate and `map` goes on; a failure of the teacher raises `TeacherError`.
     Inside a running event loop (a notebook) use `reflect_batch` with `map(batched=True)`.
     """
@@ -37,16 +39,21 @@ class Reflector:
         structured: bool = False,
         retry: Collection[str] = (),
     ) -> None:
-        unknown = sorted(set(retry) - set(ERRORS))
+        unknown = sorted(set(retry) - set(RETRIED))
         if unknown:
             raise ConfigError(
-                f"There is no error code {', '.join(unknown)} to ask again for.", f"Choose from {', '.join(ERRORS)}."
+                f"There is no error code {', '.join(unknown)} to ask again for.", f"Choose from {', '.join(RETRIED)}."
             )
         self.teacher = Teacher(teacher) if isinstance(teacher, str) else teacher
         self.prompts = prompts if isinstance(prompts, Prompts) else Prompts.from_file(prompts) if prompts else Prompts()
         self.structured = structured
         self.retry = sorted(set(retry))
         self._asker = Asker(lambda: self.teacher, self.prompts, structured, self.retry)
+        self._count()
+
+    def _count(self) -> None:
+        self.rows_done = 0
+        self.outcomes: Counter[str | None] = Counter()
 
     def __getstate__(self) -> dict[str, Any]:
         options = {"prompts": self.prompts, "structured": self.structured, "retry": self.retry}
@@ -64,12 +71,12 @@ class Reflector:
             both = _candidate(BOTH, error="not_attempted")
         else:
             both = await self._ask(BOTH, id, _pair(instruction), original_input=values[1])
-        return _columns(row, id, [_original(values), instruction, response, both])
+        return self._columns(row, id, [_original(values), instruction, response, both])
 
     async def reflect_instruction(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Step 1 of the paper's order: one call. -> `candidates`: original, instruction."""
         id, values = _identify(row)
-        return _columns(row, id, [_original(values), await self._ask(INSTRUCTION, id, values)])
+        return self._columns(row, id, [_original(values), await self._ask(INSTRUCTION, id, values)])
 
     async def reflect_response(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Step 2 of the paper's order, on the candidate that `choice` names (default: the original): one call.
@@ -83,7 +90,7 @@ class Reflector:
             candidates.append(await self._ask(RESPONSE, id, values))
         else:
             candidates.append(await self._ask(BOTH, id, _pair(chosen), original_input=values[1]))
-        return _columns(row, id, candidates)
+        return self._columns(row, id, candidates)
 
     def reflect_batch(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         """`reflect` for `map(batched=True)`, with an event loop and thread of its own: for notebooks."""
@@ -106,8 +113,13 @@ class Reflector:
             step, values, await self._asker.reflect(step, id, values, input if original_input is None else original_input)
         )
 
+    def _columns(self, row: Mapping[str, Any], id: str, candidates: list[Any]) -> dict[str, Any]:
+        self.rows_done += 1
+        return row_columns(row, {"candidates": candidates} if "id" in row else {"id": id, "candidates": candidates})
+
     def _answered(self, step: str, values: Triple, asked: Asked) -> Candidate:
         reflection, replies = asked.reflection, asked.replies
+        self.outcomes[reflection.error] += 1
         instruction, input, _ = values
         if step == INSTRUCTION:
             # The new instruction stands alone: what it needs of the input is in it.
@@ -136,6 +148,7 @@ class EnvironmentReflector(Reflector):
     def __init__(self) -> None:
         self.prompts = Prompts()
         self._asker = Asker(lambda: self.teacher, self.prompts, structured=False, retry=())
+        self._count()
         self._teachers: dict[tuple[str | None, ...], Teacher] = {}
 
     @property
@@ -157,10 +170,6 @@ def _identify(row: Mapping[str, Any]) -> tuple[str, Triple]:
     values = triple(row)
     id = row.get("id")
     return row_id(values) if id is None else str(id), values
-
-
-def _columns(row: Mapping[str, Any], id: str, candidates: list[Any]) -> dict[str, Any]:
-    return row_columns(row, {"candidates": candidates} if "id" in row else {"id": id, "candidates": candidates})
 
 
 def _original(values: Triple) -> Candidate:

@@ -91,9 +91,14 @@ class Teacher:
     @property
     def counts(self) -> dict[str, int]:
         """What this process did. requests: everything sent, retries (after an error of the server) and second tries (asked_again)
-        among them."""
+        among them. prompt_tokens, completion_tokens: of the replies that it got."""
         own = {"asked_again": self._asked_again, "from_journal": self._from_journal}
         return {**self._sender.counts, **own}
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Requests in flight, and how many at once the servers take now."""
+        return self._fleet.in_flight, self._fleet.limit
 
     def identity(self) -> Identity:
         """Who answers, asked once. Raises TeacherUnreachable, TeacherAuthError or ConfigError."""

@@ -42,7 +42,7 @@ class Sender:
     """
 
     def __init__(self, fleet: Fleet, shown: str, outage: float) -> None:
-        self.counts = dict.fromkeys(("requests", "retries"), 0)
+        self.counts = dict.fromkeys(("requests", "retries", "prompt_tokens", "completion_tokens"), 0)
         self._fleet = fleet
         self._shown = shown
         self._outage = outage
@@ -142,6 +142,8 @@ class Sender:
         else:
             self._fleet.succeeded(endpoint)
             self._last_reply = time.monotonic()
+            self.counts["prompt_tokens"] += outcome.prompt_tokens or 0
+            self.counts["completion_tokens"] += outcome.completion_tokens or 0
         if save is not None:
             await save(outcome)
         return outcome

@@ -1,0 +1,91 @@
+"""The options that several scripts share, and what is made of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from srt_hf.cli import option
+from srt_hf.errors import ConfigError
+from srt_hf.prompts import TEMPLATE_NAMES
+from srt_hf.report import Prices
+from srt_hf.student import Student
+from srt_hf.teacher import Teacher
+
+
+@dataclass
+class TeacherArguments:
+    """The model that reflects and rewrites"""
+
+    teacher: str = option(
+        "http://localhost:8080", "server URL (several with commas), Hub model id, local:MODEL, replay:FILE-OR-REPO"
+    )
+    teacher_model: str | None = option(None, "model name, for a server of several")
+    provider: str = option("auto", "which Inference Provider, for a Hub model id")
+    temperature: float = option(0.0, "0 is greedy, as in the paper")
+    top_p: float | None = option(None, "nucleus sampling; TGI rejects 1.0")
+    seed: int | None = option(None, "sampling seed, for temperatures above 0 [none is sent]")
+    max_tokens: int = option(2048, "new tokens a reply may have")
+    extra_body: str | None = option(None, "JSON object of further fields of each request, passed to the server as they are")
+    timeout: float = option(600.0, "seconds one request may take")
+    outage: float = option(900.0, "seconds without any reply after which the run stops")
+    journal: str | None = option(None, "file of all replies (default: srt_hf/journal.sqlite under HF_HOME)")
+
+    def make(self) -> Teacher:
+        """The teacher; its key is read from SRT_HF_TEACHER_KEY. Raises ConfigError."""
+        names = ("provider", "temperature", "top_p", "seed", "max_tokens", "timeout", "outage", "journal")
+        chosen = {name: getattr(self, name) for name in names}
+        key = os.environ.get("SRT_HF_TEACHER_KEY")
+        return Teacher(self.teacher, model=self.teacher_model, key=key, extra_body=_object(self.extra_body), **chosen)
+
+
+@dataclass
+class StudentArguments:
+    """The model that will be trained, and decides"""
+
+    student: str = option("meta-llama/Llama-2-7b-hf", "Hub id or folder of a causal LM")
+    student_revision: str | None = option(None, "branch, tag or commit of the student")
+    template: str = option("auto", f"the student's prompt format: {', '.join(TEMPLATE_NAMES)}")
+    dtype: str = option("auto", "auto, fastest (bfloat16 where that is faster), float32 (the paper's numbers), bfloat16, float16")
+    max_length: int = option(2048, "tokens of prompt and answer together")
+    trust_remote_code: bool = option(False, "run code from the student's repo")
+    proxy: str | None = option(None, "a smaller model that scores first and leaves only close calls to the student")
+    margin: float = option(0.05, "what a close call is for --proxy: numbers nearer than this to each other, or to 1")
+
+    def make(self) -> Student:
+        """The student, not loaded yet. Raises ConfigError."""
+        chosen = {name: getattr(self, name) for name in ("template", "dtype", "max_length", "trust_remote_code")}
+        return Student(self.student, revision=self.student_revision, **chosen)
+
+
+@dataclass
+class CostArguments:
+    """What it costs"""
+
+    estimate: bool = option(False, "print calls, tokens, time and cost that are to be expected, and call nobody")
+    rate: float | None = option(None, "for --estimate: completion tokens a second of all teacher servers together")
+    price_in: float | None = option(None, "price of a million prompt tokens, in any currency")
+    price_out: float | None = option(None, "price of a million completion tokens")
+
+    def __post_init__(self) -> None:
+        if (self.price_in is None) != (self.price_out is None):
+            raise ConfigError("--price_in and --price_out belong together.", "Give both; 0 is a price too.")
+        if self.rate is not None and not self.rate > 0:
+            raise ConfigError(f"--rate is {self.rate}.", "Give a number of tokens a second above 0.")
+
+    @property
+    def prices(self) -> Prices | None:
+        return None if self.price_in is None or self.price_out is None else Prices(self.price_in, self.price_out)
+
+
+def _object(text: str | dict[str, Any] | None) -> dict[str, Any] | None:
+    """The JSON object of an option; a config file may give a mapping."""
+    try:
+        found = json.loads(text) if isinstance(text, str) else text
+    except ValueError as error:
+        raise ConfigError(f"--extra_body is no JSON ({error}).", """Write it as '{"field": value}'.""") from error
+    if found is not None and not isinstance(found, dict):
+        raise ConfigError("--extra_body is no JSON object.", """Write it as '{"field": value}'.""")
+    return found
