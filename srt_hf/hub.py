@@ -168,8 +168,9 @@ def _stale(api: HfApi, repo_id: str, names: set[str], everything: bool) -> list[
 @contextmanager
 def _hub_errors(repo_id: str) -> Iterator[None]:
     """The border where the Hub client's errors become HubError."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
-    from huggingface_hub.utils import httpx
+    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    from srt_hf.network import HUB_AWAY, HUB_REFUSED
 
     login = "Log in with `hf auth login` or set HF_TOKEN to a token with write access."
     try:
@@ -178,14 +179,15 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
         raise HubError("There is no Hub token.", login) from error
     except HFValidationError as error:
         raise HubError(f"{repo_id!r} is no repo name.", "Write it as USER/NAME or ORG/NAME.") from error
-    except HfHubHTTPError as error:
+    except HUB_REFUSED as refusal:
+        error: Any = refusal
         status = error.response.status_code if error.response is not None else None
         if status in (401, 403):
             raise HubError(f"The Hub does not accept this token for {repo_id} ({status}).", login) from error
         if status == 412:
             raise HubError(f"{repo_id} was changed by somebody else at the same moment.", "Push again.") from error
-        raise HubError(f"The Hub refused {repo_id}: {error.server_message or error}.") from error
+        raise HubError(f"The Hub refused {repo_id}: {getattr(error, 'server_message', None) or error}.") from error
     except OfflineModeIsEnabled as error:
         raise HubError("HF_HUB_OFFLINE is set, so nothing can be pushed.", "Unset it for this run.") from error
-    except httpx.TransportError as error:
+    except HUB_AWAY as error:
         raise HubError(f"The Hub cannot be reached ({type(error).__name__}).", "Push again later; nothing is lost.") from error

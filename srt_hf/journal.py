@@ -14,6 +14,7 @@ import os
 import queue
 import sqlite3
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -27,6 +28,7 @@ _TABLE = """CREATE TABLE IF NOT EXISTS replies (
     record TEXT NOT NULL,
     created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
 )"""
+_INSERT = "INSERT OR REPLACE INTO replies (key, id, step, attempt, record) VALUES (?, ?, ?, ?, ?)"
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _LOCK_TIMEOUT = 60.0  # seconds to wait for another process's commit
 
@@ -60,8 +62,9 @@ def is_journal(path: str | Path) -> bool:
 class Journal:
     """Replies by request key.
 
-    Opened on first use, once per process (an SQLite handle must not cross a fork). Raises JournalError when the folder
-    cannot be written or the file is no journal; a reply is never reported as saved before its commit.
+    Opened on first use, once per process (an SQLite handle must not cross a fork). A damaged file is set aside then, with a
+    warning, and what can still be read of it is kept. Raises JournalError when the folder cannot be written or the file is no
+    journal; a reply is never reported as saved before its commit.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -111,6 +114,7 @@ class Journal:
 
     def _open(self) -> sqlite3.Connection:
         if self._reader is None or self._pid != os.getpid():
+            _set_aside_if_damaged(self.path)
             self._reader = _connect(self.path)
             self._writer = _Writer(self.path)
             self._pid = os.getpid()
@@ -147,10 +151,7 @@ class _Writer:
             try:
                 connection = connection or _connect(self._path)
                 with connection:
-                    connection.executemany(
-                        "INSERT OR REPLACE INTO replies (key, id, step, attempt, record) VALUES (?, ?, ?, ?, ?)",
-                        [values for values, _ in work],
-                    )
+                    connection.executemany(_INSERT, [values for values, _ in work])
             except (sqlite3.Error, JournalError) as error:
                 problem = error if isinstance(error, JournalError) else _unusable(self._path, error)
                 for _, done in work:
@@ -184,6 +185,69 @@ def _connect(path: Path) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         raise _unusable(path, error) from error
     return connection
+
+
+def _set_aside_if_damaged(path: Path) -> None:
+    """Move a journal that SQLite finds damaged out of the way and begin a new one with its readable replies."""
+    if not is_journal(path):
+        return  # a new one, or a file that is none: that is for whoever opens it to say
+    if not _damaged(path):
+        return
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    try:
+        for suffix in ("-wal", "-shm", ""):  # the main file last: until then the next try finds the damage again
+            if (part := path.with_name(path.name + suffix)).exists():
+                os.replace(part, aside.with_name(aside.name + suffix))
+        saved = _salvage(aside, path)
+    except OSError as error:
+        raise _unusable(path, error) from error
+    warnings.warn(
+        f"The journal {path} was damaged: it is now {aside}, and {saved:,} replies that could be read went on into a new one.",
+        stacklevel=5,
+    )
+
+
+def _damaged(path: Path) -> bool:
+    connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT)
+    try:
+        return connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",)
+    except sqlite3.OperationalError as error:  # locked, or not to be read: no damage
+        raise _unusable(path, error) from error
+    except sqlite3.DatabaseError:
+        return True
+    finally:
+        connection.close()
+
+
+def _salvage(damaged: Path, path: Path) -> int:
+    """Copy what can be read, from the front up to the damage and from the end back to it. Returns how many replies."""
+    found: dict[bytes, list[Any]] = {}
+    connection = sqlite3.connect(damaged)
+    connection.text_factory = bytes  # text that is none stops its own row only
+    for order in ("ASC", "DESC"):
+        try:
+            for row in connection.execute(f"SELECT key, id, step, attempt, record FROM replies ORDER BY rowid {order}"):
+                if row[0] not in found and (readable := _readable(row)):
+                    found[row[0]] = readable
+        except sqlite3.DatabaseError:
+            continue
+    connection.close()
+    fresh = _connect(path)
+    with fresh:
+        fresh.executemany(_INSERT, found.values())
+    fresh.close()
+    return len(found)
+
+
+def _readable(row: tuple[Any, ...]) -> list[Any] | None:
+    try:
+        values = [value.decode() if isinstance(value, bytes) else value for value in row]
+        json.loads(values[-1])
+    except (ValueError, TypeError):
+        return None
+    return values
 
 
 def _unusable(path: Path, error: Exception) -> JournalError:

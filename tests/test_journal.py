@@ -17,9 +17,9 @@ from srt_hf.errors import JournalError
 from srt_hf.journal import Journal, is_journal, request_key
 
 
-def put(journal: Journal, *keys: str) -> None:
+def put(journal: Journal, *keys: str, more: str = "") -> None:
     async def go() -> None:
-        await asyncio.gather(*(journal.put(key, {"text": f"reply {key}"}, id=key, step="both") for key in keys))
+        await asyncio.gather(*(journal.put(key, {"text": f"reply {key}{more}"}, id=key, step="both") for key in keys))
 
     asyncio.run(go())
 
@@ -101,3 +101,31 @@ def test_a_write_that_fails_is_never_reported_as_saved(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="disk is full"):
         put(journal, "b")
     assert journal.get("b") is None and journal.get("a")
+
+
+@pytest.mark.parametrize("where", [0.4, 0.9])
+def test_a_damaged_journal_is_set_aside_and_what_can_be_read_is_kept(tmp_path: Path, where: float) -> None:
+    path = tmp_path / "j.sqlite"
+    journal = Journal(path)
+    put(journal, *map(str, range(400)), more="x" * 2000)
+    journal.close()
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(int(size * where) // 4096 * 4096)
+        file.write(b"\xff" * 3 * 4096)
+    with pytest.warns(UserWarning, match=r"was damaged: it is now .*damaged-1, and \d+ replies that could be read"):
+        found = [n for n in range(400) if journal.get(str(n))]
+    assert 100 < len(found) < 400 and (tmp_path / "j.sqlite.damaged-1").stat().st_size == size
+    put(journal, "new")
+    assert journal.get("new")
+
+
+def test_a_journal_cut_short_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    journal = Journal(path)
+    put(journal, *map(str, range(100)), more="x" * 2000)
+    journal.close()
+    os.truncate(path, 6 * 4096)
+    with pytest.warns(UserWarning, match="was damaged"):
+        assert Journal(path).get("no such key") is None
+    assert list(tmp_path.glob("*.damaged-1"))

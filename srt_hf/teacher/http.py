@@ -12,14 +12,15 @@ import json
 import re
 import time
 import weakref
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import AsyncInferenceClient, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
-from huggingface_hub.utils import httpx
 
 from srt_hf.errors import ConfigError, RequestFailed, TeacherAuthError, TeacherError, TeacherUnreachable
+from srt_hf.network import BROKEN, CONNECT_TIMEOUT, HUB_AWAY, NOT_CONNECTED, REFUSED, httpx
 from srt_hf.teacher.protocol import Backend, Identity, Reply, Request, Stumble, Weather, without_query
 
 NO_KEY = "-"  # AsyncInferenceClient sends HF_TOKEN to any server unless the key is a non-empty string
@@ -105,7 +106,7 @@ class HttpBackend(Backend):
         assert self.model is not None
         try:
             HfApi().model_info(self.model, timeout=_PROBE_TIMEOUT)
-        except httpx.TransportError as error:
+        except HUB_AWAY as error:
             raise TeacherUnreachable(f"The Hub cannot be asked for {self.model} ({type(error).__name__}).") from error
         except (HfHubHTTPError, OfflineModeIsEnabled) as error:
             raise translate(error, self.shown) from error
@@ -138,12 +139,18 @@ class HttpBackend(Backend):
             )
         return Identity(names[0], max_total_tokens=windows[names[0]]) if names else Identity(self.shown)
 
-    def _get(self, path: str) -> Any:
-        assert self.url is not None
-        address = urlsplit(self.url)
+    def _address(self, path: str) -> str:
+        """Where the server has `path`, which is beside its Messages API."""
+        address = urlsplit(self.url or "")
         root = address.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/v1")
-        headers = {} if self.key == NO_KEY else {"Authorization": f"Bearer {self.key}"}
-        response = httpx.get(address._replace(path=root + path).geturl(), headers=headers, timeout=_PROBE_TIMEOUT)
+        return address._replace(path=root + path).geturl()
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {} if self.key == NO_KEY else {"Authorization": f"Bearer {self.key}"}
+
+    def _get(self, path: str) -> Any:
+        response = httpx.get(self._address(path), headers=self._headers, timeout=_PROBE_TIMEOUT)
         if response.status_code in (401, 403):
             raise TeacherAuthError(f"The teacher at {self.shown} answered {response.status_code} to this key.")
         if response.status_code in (502, 503, 504):
@@ -154,10 +161,17 @@ class HttpBackend(Backend):
             return None
 
     async def generate(self, request: Request, identity: Identity) -> Reply:
+        try:
+            return _reply(await self._complete(request, identity))
+        except Exception as error:  # the border: whatever the client raises is sorted here and nowhere else
+            raise self._translate(error) from error
+
+    async def _complete(self, request: Request, identity: Identity) -> Any:
+        """The client's own object for the server's answer."""
         client, in_flight = self._clients.take()
         in_flight[0] += 1
         try:
-            output = await client.chat_completion(
+            return await client.chat_completion(
                 request.messages,
                 # A server needs its own name for the model; where it told none, the client's default goes out.
                 model=self.model or (identity.model if identity.model != self.shown else None),
@@ -167,11 +181,11 @@ class HttpBackend(Backend):
                 seed=request.seed,
                 extra_body={**_constraint(request.schema, self.url is not None, identity.is_tgi), **request.extra_body} or None,
             )
-            return _reply(output)
-        except Exception as error:  # the border: whatever the client raises is sorted here and nowhere else
-            raise translate(error, self.shown) from error
         finally:
             in_flight[0] -= 1
+
+    def _translate(self, error: Exception) -> Exception:
+        return translate(error, self.shown)
 
     async def close(self) -> None:
         await self._clients.close()
@@ -229,16 +243,16 @@ def _reply(output: Any) -> Reply:
 
 def translate(error: Exception, where: str) -> Exception:
     """A foreign error as one of ours: RequestFailed, Stumble, Weather, or a TeacherError that stops the run."""
-    if isinstance(error, HfHubHTTPError) and error.response is not None:
-        return _translate_status(error.response, where)
-    if isinstance(error, InferenceTimeoutError):
-        cause = error.__cause__
-        if isinstance(cause, (httpx.ConnectTimeout, httpx.PoolTimeout)):
-            return Weather(f"no connection to {where} in time")
+    answer = _answer(error)
+    if answer is not None:
+        return translate_status(*answer, where)
+    if isinstance(error, CONNECT_TIMEOUT) or isinstance(error.__cause__, CONNECT_TIMEOUT):
+        return Weather(f"no connection to {where} in time")
+    if isinstance(error, (InferenceTimeoutError, asyncio.TimeoutError)):
         return Stumble(f"no answer from {where} in time", "timeout")
-    if isinstance(error, httpx.ConnectError):
+    if isinstance(error, NOT_CONNECTED):
         return Weather(f"no connection to {where}: {error}")
-    if isinstance(error, httpx.HTTPError):
+    if isinstance(error, BROKEN):
         return Stumble(f"the connection to {where} broke: {type(error).__name__}", "server_error")
     if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) and not _is_provider_complaint(error):
         return Stumble(f"{where} sent an answer that is no chat completion: {type(error).__name__}", "server_error")
@@ -258,11 +272,22 @@ def _is_provider_complaint(error: Exception) -> bool:
     )
 
 
-def _translate_status(response: Any, where: str) -> Exception:
-    status, text = response.status_code, _error_text(response)
+def _answer(error: Exception) -> tuple[int, Any, Mapping[str, str]] | None:
+    """Status, body and headers of the answer that `error` stands for, None where it stands for none."""
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        return error.response.status_code, _body(error.response), error.response.headers
+    # With a 200 it is about the answer's form, and no refusal.
+    if isinstance(error, REFUSED) and (status := error.status) != 200:  # type: ignore[attr-defined]
+        return status, getattr(error, "response_error_payload", None), getattr(error, "headers", None) or {}
+    return None
+
+
+def translate_status(status: int, body: Any, headers: Mapping[str, str], where: str) -> Exception:
+    """What an answer of `where` with an error's status is, as `translate` tells it."""
+    text = _error_text(body)
     answered = f"{where} answered {status}: {text}" if text else f"{where} answered {status}"
     if status in (429, 503):
-        return Weather(f"{where} answered {status}", overloaded=True, retry_after=_retry_after(response))
+        return Weather(f"{where} answered {status}", overloaded=True, retry_after=_retry_after(headers))
     if status in (408, 504):
         return Stumble(f"{where} answered {status}", "timeout")
     if status in (400, 413, 422):
@@ -275,19 +300,22 @@ def _translate_status(response: Any, where: str) -> Exception:
     return Stumble(answered, "server_error")
 
 
-def _error_text(response: Any) -> str:
-    """The server's own words, without their full stop, and bounded: they are a stranger's text."""
+def _body(response: Any) -> Any:
     try:
-        body = response.json()
-        text = body.get("error", body) if isinstance(body, dict) else body
+        return response.json()
     except ValueError:
-        text = response.text
+        return response.text
+
+
+def _error_text(body: Any) -> str:
+    """The server's own words, without their full stop, and bounded: they are a stranger's text."""
+    text = body.get("error", body) if isinstance(body, dict) else body or ""
     return " ".join(str(text).split())[:300].rstrip(".")
 
 
-def _retry_after(response: Any) -> float | None:
+def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds from a Retry-After header in either of its forms."""
-    value = response.headers.get("retry-after")
+    value = headers.get("retry-after")
     if not value:
         return None
     if value.isdigit():

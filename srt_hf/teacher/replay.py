@@ -75,12 +75,13 @@ class ReplayBackend(Backend):
             return Identity(f"replay:{path.absolute().name}", _digest(files)), files
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-        from huggingface_hub.utils import httpx
+
+        from srt_hf.network import HUB_AWAY
 
         try:
             sha = HfApi().dataset_info(self.source).sha
             folder = snapshot_download(self.source, repo_type="dataset", revision=sha, allow_patterns="candidates/*")
-        except (HfHubHTTPError, HFValidationError, httpx.TransportError, OfflineModeIsEnabled) as error:
+        except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, *HUB_AWAY) as error:
             raise ConfigError(
                 f"replay:{self.source} is neither a file, nor an output folder, nor a dataset repo that this login may read.",
                 _CURE,
