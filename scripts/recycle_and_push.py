@@ -22,6 +22,7 @@ from srt_hf.cli import command, explained, option, parse, run
 from srt_hf.errors import ConfigError
 from srt_hf.estimate import estimate
 from srt_hf.pipeline import MODES, check_mode, top_reasons
+from srt_hf.reflection import check_retry
 from srt_hf.schema import RETRIED, TRIPLE
 from srt_hf.selection import KEEPS, RULES
 from srt_hf.sources import prepare
@@ -59,11 +60,15 @@ class ReflectionArguments:
 
     def __post_init__(self) -> None:
         check_mode(self.mode)
+        check_retry(self.codes)
+
+    @property
+    def codes(self) -> list[str]:
+        return [code.strip() for code in (self.retry or "").split(",") if code.strip()]
 
     def options(self) -> dict[str, Any]:
         prompts = srt_hf.Prompts.from_file(self.prompts) if self.prompts else srt_hf.Prompts()
-        codes = [code.strip() for code in (self.retry or "").split(",") if code.strip()]
-        return {"mode": self.mode, "prompts": prompts, "structured": self.structured, "retry": codes}
+        return {"mode": self.mode, "prompts": prompts, "structured": self.structured, "retry": self.codes}
 
 
 @dataclass
@@ -82,6 +87,7 @@ class OutputArguments:
     private: bool = option(False, "make the new Hub repo private")
     create_pr: bool = option(False, "open a pull request on the Hub repo instead of writing to its main branch")
     overwrite: bool = option(False, "replace all tables of the Hub repo, even if this tool did not make it")
+    replies: bool = option(False, "add replies.jsonl: what the teacher wrote, word for word, for replay:")
     output_dir: str = option("recycled", "folder that gets what the repo gets: Parquet, card, report")
 
     def __post_init__(self) -> None:
@@ -119,7 +125,7 @@ def main(
     teacher, student = teaching.make(), scoring.make()
     # What is wrong with the target shows before anything is paid for.
     hub.check_folder(Path(output.output_dir))
-    pushing = {"private": output.private, "overwrite": output.overwrite}
+    pushing: dict[str, Any] = {"private": output.private, "overwrite": output.overwrite}
     others = hub.check_target(output.repo, **pushing) if output.repo else []
     recycled = srt_hf.recycle(
         load_source(source),
@@ -134,7 +140,8 @@ def main(
         **options,
     )
     made = provenance(source)
-    recycled.save_to_disk(output.output_dir, repo_id=output.repo, provenance=made, other_configs=others)
+    saving: dict[str, Any] = {"provenance": made, "replies": output.replies}
+    recycled.save_to_disk(output.output_dir, repo_id=output.repo, other_configs=others, **saving)
     print(recycled.report.table())
     print(f"\nSaved to {output.output_dir}.")
     if not recycled.report.kept:
@@ -145,7 +152,7 @@ def main(
     if not output.repo:
         print("No --repo was given, so nothing was pushed to the Hub.")
         return 0
-    print(f"Pushed: {recycled.push_to_hub(output.repo, provenance=made, create_pr=output.create_pr, **pushing)}")
+    print(f"Pushed: {recycled.push_to_hub(output.repo, create_pr=output.create_pr, **saving, **pushing)}")
     return 0
 
 

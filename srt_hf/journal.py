@@ -95,12 +95,15 @@ class Journal:
     def entries(self) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
         """(id, step, attempt, record) of every reply, oldest first."""
         with self._lock:
-            try:
-                rows = self._open().execute("SELECT id, step, attempt, record FROM replies ORDER BY rowid").fetchall()
-            except sqlite3.Error as error:
-                raise _unusable(self.path, error) from error
-        for id, step, attempt, record in rows:
-            yield id, step, attempt, json.loads(record)
+            self._open()
+        connection = _connect(self.path)  # its own, so that nobody waits while a long journal is read
+        try:
+            for id, step, attempt, record in connection.execute("SELECT id, step, attempt, record FROM replies ORDER BY rowid"):
+                yield id, step, attempt, json.loads(record)
+        except sqlite3.Error as error:
+            raise _unusable(self.path, error) from error
+        finally:
+            connection.close()
 
     def close(self) -> None:
         """Commit what is queued and close the file."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from srt_hf import hub
 from srt_hf.card import CardData, Provenance, config_names, render
 from srt_hf.errors import ConfigError, HubError
+from srt_hf.journal import Journal
 from srt_hf.live import Live
 from srt_hf.prompts import Prompts
 from srt_hf.reflection import Reflector
@@ -24,6 +25,7 @@ from srt_hf.selection import Selector, select
 from srt_hf.sources import prepare
 from srt_hf.student import Student
 from srt_hf.teacher import Teacher
+from srt_hf.teacher.replay import write_replies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -100,7 +102,7 @@ def recycle(
     if report.student["dtype"] != "float32":
         with clock("check rounding"):
             report.rounding = check_rounding(rows, student)
-    return Recycled(rows, measure(report, rows, prices))
+    return Recycled(rows, measure(report, rows, prices), teacher.journal)
 
 
 def check_mode(mode: str) -> None:
@@ -160,9 +162,10 @@ class Recycled:
     scores: the tables of the Hub repo, the first without any trace of the student. report: the run in numbers.
     """
 
-    def __init__(self, rows: Dataset, report: Report) -> None:
+    def __init__(self, rows: Dataset, report: Report, journal: Journal | None = None) -> None:
         self.rows = rows
         self.report = report
+        self._journal = journal
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -187,8 +190,11 @@ class Recycled:
         repo_id: str | None = None,
         provenance: Provenance | None = None,
         other_configs: list[dict[str, Any]] | None = None,
+        replies: bool = False,
     ) -> None:
         """Write exactly the Hub repo's folder: card, report and one folder of Parquet files a config.
+
+        replies: also `replies.jsonl`, what the journal holds for these rows, as the teacher wrote it; `replay:` reads it.
 
         An earlier result in the folder, if its tables are others, is moved aside. Without kept rows there is no flat config,
         since an empty split cannot be loaded back. `provenance` goes on the card; `other_configs` are configs already on the
@@ -206,6 +212,8 @@ class Recycled:
             hub.write_table(self.scores, new / scores)
             if self.report.kept:
                 hub.write_table(self.dataset, new / flat)
+            if replies and self._journal is not None:
+                write_replies(self._journal, set(self.rows["id"]), new / "replies.jsonl")
             self.report.save(new / "report.json")
             (new / "README.md").write_text(render(card), encoding="utf-8")
             hub.replace_result(target, new)
@@ -218,8 +226,9 @@ class Recycled:
         create_pr: bool = False,
         overwrite: bool = False,
         provenance: Provenance | None = None,
+        replies: bool = False,
     ) -> str:
-        """Push configs, card and report in one commit and return its URL.
+        """Push configs, card and report in one commit, and the teacher's `replies`, and return the commit's URL.
 
         Raises HubError: nothing was kept, a wrong token, a repo that this tool did not make or whose other students selected
         from other candidates (unless `overwrite`, which replaces its tables), or `private` asked of an existing public repo.
@@ -229,7 +238,7 @@ class Recycled:
         configs = hub.check_target(repo_id, private=private, overwrite=overwrite)
         ours = {*config_names(self.report.student["student"]), "default"}
         with tempfile.TemporaryDirectory() as folder:
-            self.save_to_disk(folder, repo_id=repo_id, provenance=provenance, other_configs=configs)
+            self.save_to_disk(folder, repo_id=repo_id, provenance=provenance, other_configs=configs, replies=replies)
             return hub.push_folder(
                 Path(folder),
                 repo_id,

@@ -70,7 +70,7 @@ def test_the_whole_road_in_a_real_process(rows: str, tgi: LocalTGI, student_fold
         environment = hub_environment(hub.url, tmp_path / "home")
         environment = {name: value for name, value in environment.items() if "PROGRESS" not in name}
         arguments = recycle_arguments(
-            rows, tgi, student_folder, tmp_path, "--repo", "tester/made", "--private", "--mode", "exhaustive"
+            rows, tgi, student_folder, tmp_path, "--repo", "tester/made", "--private", "--mode", "exhaustive", "--replies"
         )
         first = call("recycle_and_push.py", *arguments, environment=environment)
         assert first.returncode == 0, first.stderr
@@ -86,6 +86,8 @@ def test_the_whole_road_in_a_real_process(rows: str, tgi: LocalTGI, student_fold
         for stage in ("Teacher reflects", "Student scores", "Student selects"):
             assert stage in first.stderr  # a progress bar for each stage
         bought = len(tgi.chats)
+        replies = (tmp_path / "out" / "replies.jsonl").read_text()
+        assert len(replies.splitlines()) == 36 and "replies.jsonl" in str(hub.repos["dataset", "tester/made"].files())
         assert bought == 36 and hub.repos["dataset", "tester/made"].private
         again = call("recycle_and_push.py", *arguments, "--limit", "5", "--create_pr", environment=environment)
         assert again.returncode == 0 and "from journal" in again.stdout and len(tgi.chats) == bought, again.stderr
@@ -100,6 +102,13 @@ def test_without_a_repo_it_saves_and_says_so(here, rows: str, tgi: LocalTGI, stu
     code, out, _ = here("recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path))
     assert code == 0 and "No --repo was given, so nothing was pushed" in out
     assert len(load_dataset(str(tmp_path / "out"), split="train")) == 12
+
+
+def test_an_estimate_calls_nobody(here, rows: str, tgi: LocalTGI, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    arguments = recycle_arguments(rows, tgi, "/no/such/student", tmp_path, "--estimate", "--price_in", "1", "--price_out", "2")
+    code, out, _ = here("recycle_and_push.py", *arguments)
+    assert code == 0 and "teacher calls      24, and" in out and "Nobody was called." in out and "cost  " in out
+    assert not tgi.requests and not (tmp_path / "out").exists() and not (tmp_path / "journal.sqlite").exists()
 
 
 def test_options_from_a_file_and_the_command_line_wins(
@@ -191,6 +200,11 @@ def test_bad_columns(here, tgi: LocalTGI, student_folder: str, tmp_path: Path, d
         ("--keep", "most", "no keep 'most'"),
         ("--mode", "fast", "no mode 'fast'"),
         ("--temperature", "-1", "temperature is -1.0"),
+        ("--extra_body", "top_k=5", "--extra_body is no JSON"),
+        ("--extra_body", "[5]", "--extra_body is no JSON object"),
+        ("--retry", "unparsable,borken", "There is no error code borken to ask again for. Choose from unparsable, "),
+        ("--price_in", "1", "--price_in and --price_out belong together"),
+        ("--rate", "0", "--rate is 0.0"),
         ("--teacher", "localhost:8080", "is no teacher"),
         ("--prompts", "nothing.yaml", "nothing.yaml"),
         ("--output_dir", "/proc/nothing", "The output folder /proc/nothing cannot be made"),

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 from conftest import SECRET
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
-from huggingface_hub.utils import httpx
 from pyarrow import parquet
 from tgi_server import LocalTGI
 
@@ -20,9 +19,11 @@ import srt_hf
 from srt_hf import Teacher
 from srt_hf.errors import ConfigError, RequestFailed, SrtError, TeacherAuthError, TeacherError, TeacherUnreachable
 from srt_hf.journal import Journal, default_path
+from srt_hf.network import httpx
 from srt_hf.teacher.http import HttpBackend, is_hugging_face, translate
 from srt_hf.teacher.pacing import backoff
 from srt_hf.teacher.protocol import Stumble, Weather
+from srt_hf.teacher.replay import write_replies
 
 ASK = [{"role": "user", "content": "### Instruction\nSay hi.\n\n### Input\n(none)\n\n### Answer\nhi\n\nWork in two steps."}]
 
@@ -424,6 +425,23 @@ def test_replay_from_a_journal(teacher: Teacher, tmp_path: Path) -> None:
     [bought] = ask(teacher, id="a", step="response")
     [replayed] = ask(Teacher(f"replay:{tmp_path / 'journal.sqlite'}"), id="a", step="response")
     assert replayed == bought and replayed.teacher == "local/teacher@0123abcd"
+
+
+def test_a_journals_replies_as_jsonl_replay_as_they_were(teacher: Teacher, tgi: LocalTGI, tmp_path: Path) -> None:
+    refuse = {"now": False}
+    tgi.fault = lambda n, body: (422, b'{"error": "no"}') if refuse["now"] else None
+    [reply] = ask(teacher, id="a", step="response")
+    refuse["now"] = True
+    with pytest.warns(UserWarning, match="rejected"):
+        ask(teacher, "2", id="b", step="response")
+    ask(teacher, "3", id="c", step="response")
+    assert teacher.journal is not None
+    write_replies(teacher.journal, {"a", "b"}, tmp_path / "replies.jsonl")
+    again = Teacher(f"replay:{tmp_path / 'replies.jsonl'}")
+    assert ask(again, id="a", step="response") == [reply]
+    with pytest.warns(UserWarning, match="rejected"):
+        assert ask(again, id="b", step="response")[0].code == "rejected"
+    assert ask(again, id="c", step="response")[0].code == "not_attempted"
 
 
 def test_only_a_newline_ends_a_recorded_line(tmp_path: Path) -> None:

@@ -39,11 +39,7 @@ class Reflector:
         structured: bool = False,
         retry: Collection[str] = (),
     ) -> None:
-        unknown = sorted(set(retry) - set(RETRIED))
-        if unknown:
-            raise ConfigError(
-                f"There is no error code {', '.join(unknown)} to ask again for.", f"Choose from {', '.join(RETRIED)}."
-            )
+        check_retry(retry)
         self.teacher = Teacher(teacher) if isinstance(teacher, str) else teacher
         self.prompts = prompts if isinstance(prompts, Prompts) else Prompts.from_file(prompts) if prompts else Prompts()
         self.structured = structured
@@ -137,6 +133,13 @@ class Reflector:
             answer_cut=asked.cut,
             error=reflection.error,
         )
+
+
+def check_retry(codes: Collection[str]) -> None:
+    """Raises ConfigError for a code that is no failure which asking again may mend."""
+    unknown = sorted(set(codes) - set(RETRIED))
+    if unknown:
+        raise ConfigError(f"There is no error code {', '.join(unknown)} to ask again for.", f"Choose from {', '.join(RETRIED)}.")
 
 
 class EnvironmentReflector(Reflector):

@@ -1,15 +1,16 @@
 """`replay:` teachers: replies that exist already, matched by row id and step, so that a run needs no server.
 
-The source is JSONL ({id, step, attempt, reply} and optionally finish_reason and teacher), a journal, or a published candidates
-repo, also as the folder that `Recycled.save_to_disk` wrote. What a recording tells of a reply stays with it: a replayed
-candidate names the teacher that wrote it, and those of a repo come out as they are in it, failed ones too.
+The source is JSONL ({id, step, attempt, reply} and optionally finish_reason, teacher and token counts, or {…, error, message} of
+a request that failed; `write_replies` writes it), a journal, or a published candidates repo, also as the folder that
+`Recycled.save_to_disk` wrote. What a recording tells of a reply stays with it: a replayed candidate names the teacher that wrote
+it, and those of a repo come out as they are in it, failed ones too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from srt_hf.errors import ConfigError, RequestFailed
 from srt_hf.identity import brief
 from srt_hf.journal import Journal, is_journal
 from srt_hf.parsing import Reflection
-from srt_hf.schema import ORIGINAL
+from srt_hf.schema import ERRORS, ORIGINAL
 from srt_hf.teacher.protocol import Backend, Identity, Outcome, Reply, Request
 
 _Key = tuple[str, str, int]
@@ -35,8 +36,10 @@ _TYPES: dict[str, Any] = {
     "reply": str,
     "finish_reason": str | None,
     "teacher": str | None,
+    "prompt_tokens": int | None,
+    "completion_tokens": int | None,
 }
-_DEFAULTS = {"attempt": 0, "finish_reason": "stop", "teacher": None}
+_DEFAULTS = {"attempt": 0, "finish_reason": "stop", "teacher": None, "prompt_tokens": None, "completion_tokens": None}
 
 
 class ReplayBackend(Backend):
@@ -125,13 +128,26 @@ def _from_jsonl(path: Path) -> Iterator[tuple[_Key, Outcome]]:
                     ) from error
 
 
-def _entry(line: bytes) -> tuple[_Key, Reply]:
+def _entry(line: bytes) -> tuple[_Key, Outcome]:
     entry = {**_DEFAULTS, **json.loads(line)}
+    failed = entry.get("error") in ERRORS and "reply" not in entry
     for name, kind in _TYPES.items():
-        if not isinstance(entry[name], kind):
+        if not (failed and name == "reply") and not isinstance(entry[name], kind):
             raise TypeError(f"{name} is {entry[name]!r:.40}")
-    reply = Reply(entry["reply"], entry["finish_reason"], teacher=entry["teacher"])
-    return (str(entry["id"]), entry["step"], entry["attempt"]), reply
+    key = (str(entry["id"]), entry["step"], entry["attempt"])
+    if failed:
+        return key, RequestFailed(str(entry.get("message", "")), entry["error"])
+    names = ("finish_reason", "prompt_tokens", "completion_tokens", "teacher")
+    return key, Reply(entry["reply"], **{name: entry[name] for name in names})
+
+
+def write_replies(journal: Journal, ids: Collection[str], path: Path) -> None:
+    """Write what the journal holds for rows with these ids as JSONL that `replay:` reads, oldest first."""
+    with path.open("w", encoding="utf-8") as lines:
+        for id, step, attempt, record in journal.entries():
+            if id in ids:
+                names = {("reply" if name == "text" else name): value for name, value in record.items()}
+                lines.write(json.dumps({"id": id, "step": step, "attempt": attempt, **names}, ensure_ascii=False) + "\n")
 
 
 def _from_journal(path: Path) -> Iterator[tuple[_Key, Outcome]]:
