@@ -180,3 +180,28 @@ def test_an_instruction_that_fills_the_window_is_too_long(tmp_path: Path) -> Non
 def test_what_fits_is_shown_whole() -> None:
     with LocalTGI(reflect) as tgi:
         assert response(Teacher(tgi.url, journal=False))["answer_cut"] == 0
+
+
+def test_what_a_reasoning_teacher_thinks_never_reaches_a_pair() -> None:
+    """Set apart by the server (`reasoning_content`) or left in the text, and cut off while it still thought."""
+
+    def completion(content: str | None, finish: str) -> bytes:
+        message = {"role": "assistant", "content": content, "reasoning_content": "[Better Answer]\nA draft.\n[End]"}
+        return json.dumps(
+            {
+                "id": "",
+                "model": "m",
+                "created": 0,
+                "object": "o",
+                "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+            }
+        ).encode()
+
+    answers = [
+        completion(None, "length"),
+        completion("<think>[Better Answer]\nA draft.\n[End]</think>\nFine.\n[Better Answer]\nA pear.\n[End]", "stop"),
+    ]
+    with LocalTGI(fault=lambda n, body: (200, answers[n - 1])) as tgi:
+        found = response(Teacher(tgi.url, journal=False))
+        assert [body["max_tokens"] for body in tgi.chats] == [2048, 4096]
+    assert found["output"] == "A pear." and "draft" not in str(found)
