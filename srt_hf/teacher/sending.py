@@ -158,7 +158,7 @@ class Sender:
             await asyncio.wait(set(state.tries), timeout=left)
 
     def _check_outage(self, began: float, problem: str) -> None:
-        if self._fleet.changed:
+        if self._fleet.changed and not self._fleet.limit:
             raise TeacherError(
                 f"The teacher at {self._shown} came back with another model: {self._fleet.changed}.",
                 "Start the one that the run began with, or begin again with the other.",
