@@ -36,6 +36,7 @@ class SourceArguments:
     dataset_config: str | None = option(None, "config of a Hub dataset")
     split: str = option("train", "split")
     revision: str | None = option(None, "branch, tag or commit of a Hub dataset")
+    candidates: str | None = option(None, "repo or output folder of an earlier run: choose from its candidates, ask no teacher")
     limit: int | None = option(None, "how many rows to take, the first ones [all]")
     id_column: str | None = option(None, "column of distinct ids [id, if there is one]; with '' they are made from the text")
     instruction_column: str | None = option(None, "the dataset's own name for `instruction`")
@@ -96,13 +97,17 @@ class OutputArguments:
 
 
 def load_source(source: SourceArguments) -> Any:
-    rows = srt_hf.load_rows(source.dataset, name=source.dataset_config, split=source.split, revision=source.revision)
+    if source.candidates:
+        rows = srt_hf.load_candidates(source.candidates, source.revision)
+    else:
+        rows = srt_hf.load_rows(source.dataset, name=source.dataset_config, split=source.split, revision=source.revision)
     return rows if source.limit is None else rows.select(range(min(source.limit, len(rows))))
 
 
 def provenance(source: SourceArguments) -> srt_hf.Provenance:
-    is_file = Path(source.dataset).exists()
-    return srt_hf.Provenance(Path(source.dataset).name if is_file else source.dataset, not is_file, command())
+    name = source.candidates or source.dataset
+    is_file = Path(name).exists()
+    return srt_hf.Provenance(Path(name).name if is_file else name, not is_file, command())
 
 
 def main(
@@ -117,28 +122,23 @@ def main(
     options = asking.options()
     columns = {name: getattr(source, f"{name}_column") or "" for name in TRIPLE}
     if cost.estimate:
-        rows = prepare(load_source(source), columns=columns, id_column=source.id_column)
+        prepared = prepare(load_source(source), columns=columns, id_column=source.id_column)
         asked = {name: options[name] for name in ("mode", "prompts", "structured")}
-        print(estimate(rows, rate=cost.rate, prices=cost.prices, **asked))
+        print(estimate(prepared, rate=cost.rate, prices=cost.prices, **asked))
         return 0
     selector = srt_hf.Selector(rule=selection.rule, keep=selection.keep)
-    teacher, student = teaching.make(), scoring.make()
+    deciding: dict[str, Any] = {"student": scoring.make(), "selector": selector, "proxy": scoring.proxy, "margin": scoring.margin}
+    teacher = None if source.candidates else teaching.make()
     # What is wrong with the target shows before anything is paid for.
     hub.check_folder(Path(output.output_dir))
     pushing: dict[str, Any] = {"private": output.private, "overwrite": output.overwrite}
     others = hub.check_target(output.repo, **pushing) if output.repo else []
-    recycled = srt_hf.recycle(
-        load_source(source),
-        teacher=teacher,
-        student=student,
-        selector=selector,
-        columns=columns,
-        id_column=source.id_column,
-        proxy=scoring.proxy,
-        margin=scoring.margin,
-        prices=cost.prices,
-        **options,
-    )
+    rows = load_source(source)
+    if teacher is None:
+        recycled = srt_hf.reselect(rows, **deciding)
+    else:
+        options |= {"columns": columns, "id_column": source.id_column, "prices": cost.prices}
+        recycled = srt_hf.recycle(rows, teacher=teacher, **deciding, **options)
     made = provenance(source)
     saving: dict[str, Any] = {"provenance": made, "replies": output.replies}
     recycled.save_to_disk(output.output_dir, repo_id=output.repo, other_configs=others, **saving)

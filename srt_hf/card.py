@@ -17,6 +17,7 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 _MODES = {
     "selective": "selective: the paper's order, the student picks after each of two reflections",
     "exhaustive": "exhaustive: all three reflections first, so that any student can select later",
+    "candidates": "selection from candidates that existed, without a teacher",
 }
 _RULE_WORDS = {
     "paper": "highest IFD between original and new instruction, then lowest r-IFD between that pair and its reflected response",

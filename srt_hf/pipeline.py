@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from srt_hf import hub
 from srt_hf.card import CardData, Provenance, config_names, render
-from srt_hf.errors import ConfigError, HubError
+from srt_hf.errors import ConfigError, DataError, HubError
 from srt_hf.journal import Journal
 from srt_hf.live import Live
 from srt_hf.prompts import Prompts
@@ -66,43 +66,86 @@ def recycle(
     Each step is a `Dataset.map`, so `datasets` caches it. Raises DataError, ConfigError, StudentError or TeacherError.
     """
     check_mode(mode)
-    if not margin >= 0:
-        raise ConfigError(f"margin={margin} is not a distance.", "Give a number of at least 0.")
     teacher = Teacher(teacher) if isinstance(teacher, str) else teacher
-    student = Student(student) if isinstance(student, str) else student
-    if not isinstance(teacher, Teacher) or not isinstance(student, Student):
-        given = f"{type(teacher).__name__} and {type(student).__name__}"
-        raise ConfigError(
-            f"teacher and student are a Teacher and a Student or their names, not {given}.",
-            "Save a model that is in memory with its tokenizer and give the folder.",
-        )
-    proxy = student.like(proxy) if isinstance(proxy, str) else proxy
-    scoring = Scoring(student, selector, proxy, margin)
+    if not isinstance(teacher, Teacher):
+        raise ConfigError(f"teacher is a Teacher or its target, not {type(teacher).__name__}.")
+    scoring = _scoring(student, selector, proxy, margin)
     reflector = Reflector(teacher, prompts=prompts, structured=structured, retry=retry)
     rows = prepare(dataset, columns=columns, id_column=id_column)
     # Whatever is wrong with either model shows before the first call is paid for.
     teacher.identity()
-    student.load()
-    if proxy:
-        proxy.load()
-    clock = _Clock()
-    before = student.count_passes
-    left_out = len(dataset) - len(rows)
+    scoring.load()
+    run = _Run(scoring, mode)
     teaching = _Teaching(reflector, prices)
-    rows = (_exhaustive if mode == "exhaustive" else _selective)(rows, teaching, scoring, clock)
-    with clock("select"):
-        rows = rows.map(selector, desc="Student selects")
-    report = Report(mode, selector.rule, selector.keep, seconds=clock.seconds)
+    left_out = len(dataset) - len(rows)
+    rows = (_exhaustive if mode == "exhaustive" else _selective)(rows, teaching, scoring, run.clock)
+    rows, report = run.finish(rows)
     report.left_out = {"not one question and one answer": left_out} if left_out else {}
     report.teacher = {"name": str(teacher.identity()), **teacher.counts}
-    report.student = {**student.scored_by(), "passes": student.count_passes - before}
-    if proxy:
-        with clock("check proxy"):
-            report.proxy = check_proxy(rows, scoring, mode)
-    if report.student["dtype"] != "float32":
-        with clock("check rounding"):
-            report.rounding = check_rounding(rows, student)
     return Recycled(rows, measure(report, rows, prices), teacher.journal)
+
+
+def reselect(
+    candidates: Dataset,
+    *,
+    student: Student | str,
+    selector: Selector = select,
+    proxy: Student | str | None = None,
+    margin: float = 0.05,
+) -> Recycled:
+    """Let another student choose from candidates that exist, without a teacher: score, select.
+
+    candidates: the table `candidates` of an earlier run (`srt_hf.load_candidates`), best of an exhaustive one, whose rows hold
+    whatever a student may choose. The rest is as for `recycle`. Raises DataError, ConfigError or StudentError.
+    """
+    absent = [name for name in CANDIDATES_COLUMNS if name not in candidates.column_names]
+    if absent:
+        raise DataError(f"The candidates lack the column {', '.join(absent)}.", "Load them with srt_hf.load_candidates.")
+    scoring = _scoring(student, selector, proxy, margin)
+    scoring.load()
+    run = _Run(scoring, "candidates")
+    with run.clock("score"):
+        rows = scoring.run(candidates, "all", "Student scores all candidates")
+    rows, report = run.finish(rows)
+    return Recycled(rows, measure(report, rows))
+
+
+def _scoring(student: Student | str, selector: Selector, proxy: Student | str | None, margin: float) -> Scoring:
+    if not margin >= 0:
+        raise ConfigError(f"margin={margin} is not a distance.", "Give a number of at least 0.")
+    student = Student(student) if isinstance(student, str) else student
+    if not isinstance(student, Student):
+        raise ConfigError(
+            f"student is a Student or a model's name, not {type(student).__name__}.",
+            "Save a model that is in memory with its tokenizer and give the folder.",
+        )
+    return Scoring(student, selector, student.like(proxy) if isinstance(proxy, str) else proxy, margin)
+
+
+class _Run:
+    """What every run does around its own stages: it is timed, rows are decided, and the report says by whom."""
+
+    def __init__(self, scoring: Scoring, mode: str) -> None:
+        self.clock = _Clock()
+        self._scoring = scoring
+        self._mode = mode
+        self._passes_before = scoring.student.count_passes
+
+    def finish(self, rows: Dataset) -> tuple[Dataset, Report]:
+        """The decided rows, and the report as far as students go."""
+        scoring, selector, clock = self._scoring, self._scoring.selector, self.clock
+        with clock("select"):
+            rows = rows.map(selector, desc="Student selects")
+        report = Report(self._mode, selector.rule, selector.keep, seconds=clock.seconds)
+        passes = scoring.student.count_passes - self._passes_before
+        report.student = {**scoring.student.scored_by(), "passes": passes}
+        if scoring.proxy:
+            with clock("check proxy"):
+                report.proxy = check_proxy(rows, scoring, self._mode)
+        if report.student["dtype"] != "float32":
+            with clock("check rounding"):
+                report.rounding = check_rounding(rows, scoring.student)
+        return rows, report
 
 
 def check_mode(mode: str) -> None:

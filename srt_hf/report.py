@@ -106,7 +106,10 @@ class Report:
         if self.shortened:
             lines.append(["answers shown without their middle", f"{self.shortened:,}"])
         counts = ("requests", "asked_again", "retries", "from_journal")
-        lines.append(["this process", ", ".join(f"{self.teacher.get(name, 0):,} {name.replace('_', ' ')}" for name in counts)])
+        if self.teacher.get("name"):
+            lines.append(
+                ["this process", ", ".join(f"{self.teacher.get(name, 0):,} {name.replace('_', ' ')}" for name in counts)]
+            )
         lines.append(["student passes", f"{self.student.get('passes', 0):,}"])
         if self.proxy:
             lines.append(["decided by the proxy", "{rows:,} rows, {passes_saved:,} student passes saved".format(**self.proxy)])

@@ -141,6 +141,12 @@ class Scoring:
     proxy: Student | None = None
     margin: float = 0.0
 
+    def load(self) -> None:
+        """Load the models, so that whatever is wrong with one shows at once."""
+        self.student.load()
+        if self.proxy:
+            self.proxy.load()
+
     def run(self, rows: Dataset, stage: str, description: str) -> Dataset:
         """Score a dataset's candidates for a stage: "instruction" or "response" of selective mode, or "all"."""
         scorer: Callable[..., Any] = _scorer(self.student, self.selector, stage)
@@ -175,7 +181,7 @@ def check_proxy(rows: Dataset, scoring: Scoring, mode: str) -> dict[str, Any]:
     sample = rows.select(_evenly(theirs, _SAMPLE))
     plain = Scoring(student, scoring.selector)
     again = sample.remove_columns([*_ADDED, *DECISION])
-    if mode == "exhaustive":
+    if mode != "selective":
         again = plain.run(again, "all", "Student checks the proxy")
     else:
         again = plain.run(again, "instruction", "Student checks the proxy's instructions")

@@ -98,6 +98,20 @@ def test_the_whole_road_in_a_real_process(rows: str, tgi: LocalTGI, student_fold
     assert all(b"hf_test" not in file.read_bytes() for file in tmp_path.glob("journal.sqlite*"))
 
 
+def test_candidates_of_an_earlier_run_need_no_teacher(
+    here, rows: str, tgi: LocalTGI, student_folder: str, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    code, _, _ = here("recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path, "--mode", "exhaustive"))
+    earlier, asked = str(tmp_path / "out"), len(tgi.requests)
+    arguments = ["--candidates", earlier, "--student", student_folder, "--template", "alpaca", "--keep", "all"]
+    code, out, _ = here("recycle_and_push.py", *arguments, "--limit", "5", "--output_dir", str(tmp_path / "again"))
+    assert code == 0 and "5 (100.0 %)" in out and len(tgi.requests) == asked
+    assert (
+        load_dataset(str(tmp_path / "again"), "candidates", split="train")[:3]
+        == load_dataset(earlier, "candidates", split="train")[:3]
+    )
+
+
 def test_without_a_repo_it_saves_and_says_so(here, rows: str, tgi: LocalTGI, student_folder: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     code, out, _ = here("recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path))
     assert code == 0 and "No --repo was given, so nothing was pushed" in out

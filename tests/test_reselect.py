@@ -1,0 +1,74 @@
+"""Another student chooses from published candidates, and nobody asks a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from hub_server import UPLOAD_WARNING, LocalHub, point_at
+from test_pipeline import ROWS, decisions
+from tgi_server import LocalTGI
+from tiny_models import make_llama
+
+from srt_hf import Selector, Student, Teacher, load_candidates, recycle, reselect
+from srt_hf.errors import DataError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*originals have ifd > 1:UserWarning"),  # random students know no template
+    pytest.mark.filterwarnings(UPLOAD_WARNING),
+]
+ALL = Selector(keep="all")
+
+
+@pytest.fixture(scope="module")
+def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Student]:
+    folder = tmp_path_factory.mktemp("students")
+    return {name: Student(str(make_llama(folder / name, seed)), template="vicuna") for name, seed in (("one", 0), ("two", 1))}
+
+
+@pytest.fixture(scope="module")
+def runs(students: dict[str, Student], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same exhaustive run for each student."""
+    with LocalTGI() as tgi:
+        teacher = Teacher(tgi.url, journal=tmp_path_factory.mktemp("j") / "j")
+        return {
+            name: recycle(ROWS, teacher=teacher, student=student, mode="exhaustive", selector=ALL)
+            for name, student in students.items()
+        }
+
+
+def test_another_student_chooses_as_if_the_teacher_had_been_asked(
+    runs: Any, students: dict[str, Student], tmp_path: Path
+) -> None:
+    runs["one"].save_to_disk(tmp_path / "out")
+    chosen = reselect(load_candidates(str(tmp_path / "out")), student=students["two"], selector=ALL)
+    assert decisions(chosen) == decisions(runs["two"]) != decisions(runs["one"])
+    assert chosen.dataset.to_list() == runs["two"].dataset.to_list()
+    assert "requests" not in chosen.report.table() and chosen.report.teacher["writers"] == ["local/teacher@0123abcd"]
+    chosen.save_to_disk(tmp_path / "two")
+    card = (tmp_path / "two" / "README.md").read_text()
+    assert "selection from candidates that existed" in card and "local/teacher@0123abcd" in card
+
+
+def test_a_second_student_joins_the_repo_and_touches_nothing_else(
+    runs: Any, students: dict[str, Student], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LocalHub() as hub:
+        point_at(monkeypatch, hub.url, tmp_path / "home")
+        runs["one"].push_to_hub("tester/made")
+        before = hub.repos["dataset", "tester/made"].files()
+        reselect(load_candidates("tester/made"), student=students["two"], selector=ALL).push_to_hub("tester/made")
+        after = hub.repos["dataset", "tester/made"].files()
+        changed = {name for name in after if before.get(name) != after[name]}
+        kept = {name for name in changed if name.endswith(".parquet")}
+        assert {name.partition("/")[0] for name in kept} == {"two", "two-scores"} and before.keys() <= after.keys()
+        assert changed - kept == {"README.md", "report.json"}
+
+
+def test_what_holds_no_candidates(tmp_path: Path, students: dict[str, Student]) -> None:
+    with pytest.raises(DataError, match=r"There is no file or folder .* which has a config `candidates`"):
+        load_candidates(str(tmp_path / "nothing"))
+    with pytest.raises(DataError, match="lack the column id, candidates"):
+        reselect(Dataset.from_list([{"instruction": "a", "input": "", "output": "b"}]), student=students["one"])
