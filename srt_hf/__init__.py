@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from srt_hf.pipeline import recycle as recycle
     from srt_hf.pipeline import reselect as reselect
     from srt_hf.prompts import Prompts as Prompts
+    from srt_hf.published import load_candidates as load_candidates
     from srt_hf.reflection import Reflector as Reflector
     from srt_hf.reflection import reflect as reflect
     from srt_hf.rows import flatten as flatten
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from srt_hf.rows import with_ids as with_ids
     from srt_hf.selection import Selector as Selector
     from srt_hf.selection import select as select
-    from srt_hf.sources import load_candidates as load_candidates
     from srt_hf.sources import load_rows as load_rows
     from srt_hf.student import Student as Student
     from srt_hf.teacher import Teacher as Teacher
@@ -42,6 +42,7 @@ _HOME = {
     "recycle": "pipeline",
     "reselect": "pipeline",
     "Prompts": "prompts",
+    "load_candidates": "published",
     "Reflector": "reflection",
     "reflect": "reflection",
     "flatten": "rows",
@@ -51,7 +52,6 @@ _HOME = {
     "with_ids": "rows",
     "Selector": "selection",
     "select": "selection",
-    "load_candidates": "sources",
     "load_rows": "sources",
     "Student": "student",
     "Teacher": "teacher",

@@ -88,5 +88,7 @@ class Live:
         if seconds > 0 and now.rows > then.rows:
             parts.append(f"{duration((self._total - now.rows) * seconds / (now.rows - then.rows))} left")
         if self._prices:
-            parts.append(f"cost {self._prices.cost(now.prompt_tokens, now.completion_tokens):,.2f}")
+            # Of all that this teacher was asked so far, not of this map alone.
+            bought = teacher.counts
+            parts.append(f"cost {self._prices.cost(bought['prompt_tokens'], bought['completion_tokens']):,.2f}")
         return " · ".join(parts)

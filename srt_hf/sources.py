@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from srt_hf.errors import DataError
 from srt_hf.rows import CHAT_LAYOUTS, check_columns, single_turn, triple, with_ids
-from srt_hf.schema import CANDIDATES_COLUMNS, STAGE_COLUMNS, TRIPLE
+from srt_hf.schema import STAGE_COLUMNS, TRIPLE
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -116,22 +116,6 @@ def prepare(dataset: Dataset, *, columns: dict[str, str] | None = None, id_colum
         if dataset.features[name] != Value("string"):
             dataset = dataset.cast_column(name, Value("string"))
     return with_ids(dataset, id_column)
-
-
-def load_candidates(source: str, revision: str | None = None) -> Dataset:
-    """The table `candidates` of a Hub repo or output folder of this tool, for another student to choose from.
-
-    Raises DataError where there is none.
-    """
-    cure = "Give a repo or output folder of this tool, which has a config `candidates`."
-    try:
-        rows = load_rows(source, name="candidates", revision=revision)
-    except DataError as error:
-        raise DataError(error.message, cure) from error
-    absent = [name for name in CANDIDATES_COLUMNS if name not in rows.column_names]
-    if absent:
-        raise DataError(f"The candidates of {source} lack {', '.join(absent)}.", cure)
-    return rows.select_columns(list(CANDIDATES_COLUMNS))
 
 
 def _rename(dataset: Dataset, columns: dict[str, str]) -> Dataset:

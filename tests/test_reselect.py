@@ -72,3 +72,37 @@ def test_what_holds_no_candidates(tmp_path: Path, students: dict[str, Student]) 
         load_candidates(str(tmp_path / "nothing"))
     with pytest.raises(DataError, match="lack the column id, candidates"):
         reselect(Dataset.from_list([{"instruction": "a", "input": "", "output": "b"}]), student=students["one"])
+
+
+SPLITS = ("origin", "reflect_instruction", "reflect_response", "reflect_both")
+
+
+@pytest.mark.parametrize("lacking", [None, "reflect_response"])  # WizardLM V2 has no responses
+def test_what_the_papers_authors_published(tmp_path: Path, students: dict[str, Student], lacking: str | None) -> None:
+    (tmp_path / "theirs" / "data").mkdir(parents=True)
+    for split in SPLITS:
+        if split != lacking:
+            rows = [{"instruction": f"Say {n}.", "input": "" if n % 2 else "x", "output": f"{split} {n}"} for n in range(8)]
+            rows[3] = None if split == "reflect_both" else rows[3]
+            rows[5] = None  # in all splits
+            table = Dataset.from_dict({"data": rows})
+            table.to_parquet(tmp_path / "theirs" / "data" / f"{split}-00000-of-00001.parquet")
+    found = load_candidates(str(tmp_path / "theirs"))
+    assert len(found) == 7 and found[0]["output"] == "origin 0" and len(set(found["id"])) == 7
+    by_origin = {candidate["origin"]: candidate for candidate in found[0]["candidates"]}
+    assert list(by_origin) == [o for o in ("original", "instruction", "response", "both") if o != "response" or not lacking]
+    assert by_origin["original"]["input"] == "x" and by_origin["both"]["input"] == ""
+    assert by_origin["both"]["output"] == "reflect_both 0"
+    assert [c["error"] for c in found[3]["candidates"]][-1] == "not_attempted"
+    assert found[4]["candidates"][1]["output"] == "reflect_instruction 4" and found[5]["output"] == "origin 6"
+    chosen = reselect(found, student=students["one"], selector=ALL)
+    assert chosen.report.rows == 7 and chosen.report.kept == 7
+
+
+def test_splits_that_are_not_aligned(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for split, length in (("origin", 3), ("reflect_both", 2)):
+        rows = [{"instruction": "a", "input": "", "output": "b"}] * length
+        Dataset.from_dict({"data": rows}).to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
+    with pytest.raises(DataError, match="not of one length: origin 3, reflect_both 2"):
+        load_candidates(str(tmp_path))
