@@ -14,6 +14,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -30,6 +31,7 @@ _TABLE = """CREATE TABLE IF NOT EXISTS replies (
 )"""
 _INSERT = "INSERT OR REPLACE INTO replies (key, id, step, attempt, record) VALUES (?, ?, ?, ?, ?)"
 _SQLITE_MAGIC = b"SQLite format 3\x00"
+_PAUSE = 0.02  # seconds between commits, in which more replies come for the next one
 _LOCK_TIMEOUT = 60.0  # seconds to wait for another process's commit
 
 
@@ -162,6 +164,7 @@ class _Writer:
             else:
                 for _, done in work:
                     _settle(done, None)
+                time.sleep(_PAUSE)
         if connection is not None:
             connection.close()
 
@@ -185,6 +188,9 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous=FULL")
         with connection:
             connection.execute(_TABLE)
+            connection.execute(
+                "PRAGMA user_version = 1"
+            )  # writes, so that what cannot be written says so before a reply is bought
     except (OSError, sqlite3.Error) as error:
         raise _unusable(path, error) from error
     return connection

@@ -131,7 +131,7 @@ class Fleet:
     def overloaded(self, endpoint: Endpoint, sent_at: float) -> None:
         """It refused a request sent at `sent_at` (time.monotonic)."""
         with self._lock:
-            endpoint.limit.overloaded(sent_at)
+            endpoint.limit.overloaded(sent_at, endpoint.held.total())
 
     def lost(self, endpoint: Endpoint) -> None:
         """It cannot be reached: leave it out, and look after it from a thread until it is back."""

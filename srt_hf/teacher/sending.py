@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from srt_hf.errors import RequestFailed, TeacherError, TeacherUnreachable
+from srt_hf.errors import JournalError, RequestFailed, SrtError, TeacherError, TeacherUnreachable
 from srt_hf.teacher.fleet import Endpoint, Fleet
 from srt_hf.teacher.pacing import backoff
 from srt_hf.teacher.protocol import Identity, Outcome, Request, Stumble, Weather
@@ -27,11 +27,11 @@ Save = Callable[[Outcome], Awaitable[None]]
 
 @dataclass
 class _Loop:
-    """What one event loop has under way. stop: resolves to why nothing more is sent. told: that its end is waited for."""
+    """What one event loop has under way. stop: resolves to why nothing more is sent. end: the wait for the tries under way."""
 
-    stop: asyncio.Future[TeacherError]
+    stop: asyncio.Future[SrtError]
     tries: set[asyncio.Task[Outcome]] = field(default_factory=set)
-    told: bool = False
+    end: asyncio.Task[None] | None = None
 
 
 class Sender:
@@ -51,14 +51,15 @@ class Sender:
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
 
     async def send(self, request: Request, identity: Identity, save: Save | None) -> Outcome:
-        """The reply or the final failure, after `save` has it. Raises another TeacherError where the teacher fails."""
+        """The reply or the final failure, after `save` has it. Raises another TeacherError where the teacher fails, JournalError
+        where a reply cannot be saved: either ends the run."""
         loop = asyncio.get_running_loop()
         state = self._loops.get(loop)
         if state is None or (state.stop.done() and not state.tries):
             state = self._loops[loop] = _Loop(loop.create_future())
         try:
             return await self._through_weather(request, identity, save, state)
-        except TeacherError as error:
+        except (TeacherError, JournalError) as error:
             if not state.stop.done():
                 state.stop.set_result(error)
             await self._last_replies(state)
@@ -77,9 +78,6 @@ class Sender:
                 return await self._try(endpoint, request, identity, save, state)
             except (Weather, Stumble) as error:
                 problem = error
-                self._note(endpoint, error, sent_at)  # before others get its slot
-            finally:
-                self._fleet.give_back(endpoint, asyncio.get_running_loop())
             if isinstance(problem, Stumble):
                 stumbles += 1
                 if stumbles >= _STUMBLES and await self._works(endpoint, sent_at, identity):
@@ -88,7 +86,8 @@ class Sender:
                         await save(failure)
                     return failure
             self._check_outage(began, str(problem.args[0]))
-            self.counts["retries"] += 1
+            # What found nobody was not sent.
+            self.counts["retries"] += isinstance(problem, Stumble) or problem.overloaded
             tries += 1
             await asyncio.wait([state.stop], timeout=backoff(tries, getattr(problem, "retry_after", None)))
 
@@ -97,6 +96,7 @@ class Sender:
         if isinstance(problem, Weather) and problem.overloaded:
             self._fleet.overloaded(endpoint, sent_at)
         elif isinstance(problem, Weather):
+            self.counts["requests"] -= 1  # it found nobody
             self._fleet.lost(endpoint)
 
     async def _slot(self, began: float, state: _Loop) -> Endpoint:
@@ -117,10 +117,10 @@ class Sender:
             raise
 
     async def _try(self, endpoint: Endpoint, request: Request, identity: Identity, save: Save | None, state: _Loop) -> Outcome:
-        """Send once, in a task of its own: whoever stops waiting, a reply that comes is saved."""
-        task = asyncio.ensure_future(self._ask(endpoint, request, identity, save))
+        """Send once; where replies are saved in a task of its own, so that whoever stops waiting, a reply that comes is saved."""
         if save is None:
-            return await task
+            return await self._ask(endpoint, request, identity, save)
+        task = asyncio.ensure_future(self._ask(endpoint, request, identity, save))
         state.tries.add(task)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # a failure that nobody waits for is no news
         try:
@@ -133,29 +133,32 @@ class Sender:
 
     async def _ask(self, endpoint: Endpoint, request: Request, identity: Identity, save: Save | None) -> Outcome:
         self.counts["requests"] += 1
+        sent_at = time.monotonic()
         outcome: Outcome
         try:
             outcome = await endpoint.backend.generate(request, identity)
         except RequestFailed as failure:
             self._warn_of_rejection(failure)
             outcome = failure
+        except (Weather, Stumble) as problem:
+            self._note(endpoint, problem, sent_at)  # before others get the slot
+            raise
         else:
             self._fleet.succeeded(endpoint)
             self._last_reply = time.monotonic()
             self.counts["prompt_tokens"] += outcome.prompt_tokens or 0
             self.counts["completion_tokens"] += outcome.completion_tokens or 0
+        finally:  # the server is free again, while the reply is being saved
+            self._fleet.give_back(endpoint, asyncio.get_running_loop())
         if save is not None:
             await save(outcome)
         return outcome
 
     async def _last_replies(self, state: _Loop) -> None:
         """Wait for what the loop has sent: each reply is saved when it comes."""
-        until = time.monotonic() + _LAST_REPLIES
-        if state.tries and not state.told:
-            state.told = True
-            logger.warning("Waiting for the last %d replies, which are paid for (Ctrl-C leaves them).", len(state.tries))
-        while state.tries and (left := until - time.monotonic()) > 0:
-            await asyncio.wait(set(state.tries), timeout=left)
+        if state.end is None or state.end.done():
+            state.end = asyncio.ensure_future(_wait_for(state.tries))
+        await asyncio.shield(state.end)
 
     def _check_outage(self, began: float, problem: str) -> None:
         if self._fleet.changed and not self._fleet.limit:
@@ -182,6 +185,15 @@ class Sender:
         self.counts["requests"] += 1
         try:
             await endpoint.backend.generate(Request([{"role": "user", "content": "Say yes."}], 1, 0.0), identity)
-        except (Weather, Stumble, TeacherError):
+        except (Weather, Stumble) as problem:
+            self._note(endpoint, problem, time.monotonic())
+            return False
+        except TeacherError:
             return False
         return True
+
+
+async def _wait_for(tries: set[asyncio.Task[Outcome]]) -> None:
+    if tries:
+        logger.warning("Waiting for the last %d replies, which are paid for (Ctrl-C leaves them).", len(tries))
+        await asyncio.wait(set(tries), timeout=_LAST_REPLIES)
