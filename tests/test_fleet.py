@@ -58,6 +58,8 @@ def test_the_limit_halves_once_a_round_trip_and_returns_to_where_the_server_was_
 def test_a_server_that_became_smaller_is_approached_slowly() -> None:
     limit = AdaptiveLimit(64)
     limit.overloaded(time.monotonic(), in_flight=64)
+    limit.overloaded(time.monotonic(), in_flight=60)  # what was under way before comes back yet
+    assert limit.value == 32
     limit.overloaded(time.monotonic(), in_flight=32)  # at half of what it took before
     assert limit.value == 16
     for _ in range(16):

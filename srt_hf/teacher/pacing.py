@@ -41,8 +41,8 @@ class AdaptiveLimit:
 
     def overloaded(self, sent_at: float, in_flight: int) -> None:
         """The server refused a request sent at `sent_at` (time.monotonic) while so many were in flight, itself among them."""
-        if sent_at <= self._last_cut:
-            return
+        if sent_at <= self._last_cut or in_flight > self.value:
+            return  # of the round trip that was answered already: its requests are still on their way back
         one_too_many = self._full == _CEILING or self.value > _NEARLY * self._full
         self._full = max(1.0, min(self.value, in_flight) - 1 if one_too_many else self.value / 2)
         self._to_full_fast = one_too_many
