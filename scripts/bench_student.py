@@ -61,10 +61,16 @@ class Arguments:
     proxy: str | None = option(None, "a smaller student, to see how well its scores stand in")
     json: str | None = option(None, "file for every number")
 
+    def __post_init__(self) -> None:
+        for name in ("limit", "baseline_limit", "repetitions"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} is {getattr(self, name)}.", "Give at least 1.")
+
 
 def load_rows(data: str, limit: int) -> Rows:
     """The file's own candidates, or some made from each row and the next: longer, as a teacher's are, and begun otherwise."""
-    table = srt_hf.load_rows(data).take(limit)
+    table = srt_hf.load_rows(data)
+    table = table.select(range(min(limit, len(table))))
     if "candidates" in table.column_names:
         found = [c if isinstance(c, dict) else {one["origin"]: one for one in c} for c in table["candidates"]]
         found = [row for row in found if all(row.get(o) and not row[o].get("error") for o in ORIGINS)]
@@ -72,7 +78,8 @@ def load_rows(data: str, limit: int) -> Rows:
         found = [dict(zip(ORIGINS, made, strict=True)) for made in four_candidates(list(prepare(table)))]
     if not found:
         raise DataError(f"{data} has no row with all four candidates: {', '.join(ORIGINS)}, none with an error.")
-    return [[{**row[o], "row": n, "origin": o, "error": None} for o in ORIGINS] for n, row in enumerate(found)]
+    rows = [[{**row[o], "row": n, "origin": o, "error": None} for o in ORIGINS] for n, row in enumerate(found)]
+    return [[{**candidate, "input": candidate.get("input") or ""} for candidate in row] for row in rows]
 
 
 def shape_without_weights(name: str, tokenizer_of: str, folder: str) -> str:

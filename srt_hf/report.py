@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import platform
 import statistics
 from collections import Counter
@@ -124,8 +125,18 @@ def rounding_words(rounding: Mapping[str, Any]) -> str:
     """How far a 16-bit run is from float32, for the report and the card."""
     if rounding["not_measured"] or rounding["nll"] is None:
         return f"not measured: {rounding['not_measured'] or 'no scores'}"
-    ifd = "" if rounding["ifd"] is None else f", ifd and r-IFD at most {rounding['ifd']:.1g}"
-    return f"on {rounding['pairs']} pairs losses differ by at most {rounding['nll']:.1g}{ifd}"
+    ifd = "" if rounding["ifd"] is None else f", ifd and r-IFD by at most {_at_most(rounding['ifd'])}"
+    return f"on {rounding['pairs']} pairs losses differ by at most {_at_most(rounding['nll'])}{ifd}"
+
+
+def _at_most(value: float) -> str:
+    """One digit, rounded up.
+
+    >>> _at_most(0.0054), _at_most(0.0)
+    ('0.006', '0')
+    """
+    scale = 10.0 ** math.floor(math.log10(value)) if value > 0 else 1.0
+    return f"{math.ceil(value / scale) * scale:.1g}"
 
 
 def _change(before: dict[str, float] | None, after: dict[str, float] | None, form: str) -> str:

@@ -43,7 +43,7 @@ MISSING = {
     "candidate_error": "the candidate holds no pair",
     "empty_instruction": "there is no instruction to score",
     "empty_output": "there is no response to score",
-    "too_long": "the prompt fills the student's window and leaves no target token",
+    "too_long": "the prompt fills the student's window and leaves no target token, or the pass does not fit into memory",
     "not_finite": "the student's loss is not a finite number",
 }
 

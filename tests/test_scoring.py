@@ -13,7 +13,7 @@ from tgi_server import LocalTGI
 from tiny_models import make_llama
 
 from srt_hf import Recycled, Selector, Student, Teacher, recycle
-from srt_hf.errors import ConfigError, StudentError
+from srt_hf.errors import ConfigError
 
 MODES = ("selective", "exhaustive")
 pytestmark = pytest.mark.filterwarnings("ignore:.*originals have ifd > 1:UserWarning")  # random students know no template
@@ -116,10 +116,36 @@ def test_a_run_in_16_bits_tells_how_far_it_is_from_float32(run: Any) -> None:
     assert "losses differ by at most" in rounded.report.table()
 
 
-def test_a_distance_that_cannot_be_measured_says_why(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_room(student: Student) -> Student:
-        raise StudentError("The student cannot be loaded: out of memory.")
-
-    monkeypatch.setattr(Student, "in_float32", no_room)
+@pytest.mark.parametrize(
+    ("replaced", "with_", "why"),
+    [
+        ("srt_hf.student.scorer.free_memory", lambda device: 1000.0, "GiB in float32 do not fit into 0.0"),
+        ("srt_hf.student.Student.in_float32", lambda self: "its weights are quantised", "its weights are quantised"),
+        ("srt_hf.scoring._ROUNDED_SAMPLE", 0, "the student decided no row"),
+    ],
+)
+def test_a_distance_that_cannot_be_measured_says_why(
+    run: Any, monkeypatch: pytest.MonkeyPatch, replaced: str, with_: Any, why: str
+) -> None:
+    monkeypatch.setattr(replaced, with_)
     report = run("exhaustive", "big", dtype="bfloat16").report
-    assert report.rounding["nll"] is None and "not measured: The student cannot be loaded" in report.table()
+    assert report.rounding["nll"] is None and "not measured: " in report.table() and why in report.table()
+
+
+def test_a_student_that_cannot_be_loaded_again_costs_nothing_and_names_no_folder(
+    run: Any, folders: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(self: Student) -> Student:
+        return Student(folders["big"] + "/nothing")
+
+    monkeypatch.setattr(Student, "in_float32", broken)
+    result = run("exhaustive", "big", dtype="bfloat16", selector=Selector(keep="all"))
+    result.save_to_disk(tmp_path / "out")
+    for name in ("README.md", "report.json"):
+        text = (tmp_path / "out" / name).read_text()
+        assert "it could not be run in float32" in text and folders["big"] not in text
+
+
+def test_the_card_tells_the_distance(run: Any, tmp_path: Path) -> None:
+    run("exhaustive", "big", dtype="bfloat16", selector=Selector(keep="all")).save_to_disk(tmp_path / "out")
+    assert "| its scores against float32's | `on " in (tmp_path / "out" / "README.md").read_text()

@@ -53,14 +53,22 @@ class Engine:
         self.quantised = bool(getattr(model, "is_quantized", False))
         self.head = TargetHead(head)
         model.set_output_embeddings(self.head)
+        config = model.config.get_text_config()
+        if getattr(config, "attn_logit_softcapping", None) and config._attn_implementation == "sdpa":
+            # Before transformers 5 it is the default of Gemma 2, and leaves the soft-capping out.
+            model.set_attn_implementation("eager")
         self.token_budget = token_budget or _default_budget(model)
+        self._told_of_memory = False
         self._windows: set[int | None] = set()  # what layers have told packed attention
         self._check_causal()
         self.packs = _may_pack(model) and self._packs_right()
 
     def mean_nlls(self, passes: Sequence[Pass]) -> list[float | None]:
         """Mean nll of each pass's targets, nats per token: NaN or infinite where the model's loss is, None where a pass does not
-        fit into memory even alone. Batches shrink when memory runs out, and stay small."""
+        fit into memory even alone. Batches shrink when memory runs out, and stay small.
+
+        Raises StudentError where no pass at all fits: that is a lack of memory now, and no property of the passes.
+        """
         order, cut = (packing_order(passes), pack) if self.packs else (padding_order(passes), pad)
         members: list[int] = []
         found: list[Tensor] = []
@@ -71,11 +79,16 @@ class Engine:
                 values = self._try(batch)
                 if values is None and len(batch.members) > 1:
                     self.token_budget = batch.size // 2
+                    self._tell_of_memory(f"batches of {self.token_budget:,} tokens from now on")
                     continue
+                if values is None:
+                    self._tell_of_memory(f"a pass of {batch.size:,} tokens does not fit even alone and has no score")
                 if values is not None:
                     members += batch.members
                     found.append(values)
                 rest = rest[len(batch.members) :]
+        if passes and not found:
+            raise StudentError("Not even one pass fits into the memory that is free now.", "Free some and start again.")
         means: list[float | None] = [None] * len(passes)
         try:
             values_on_host = torch.cat(found).tolist() if found else []
@@ -85,11 +98,16 @@ class Engine:
             means[i] = mean
         return means
 
+    def _tell_of_memory(self, what: str) -> None:
+        if not self._told_of_memory:
+            self._told_of_memory = True
+            warnings.warn(f"Memory ran out while {type(self.model).__name__} scored: {what}.", stacklevel=2)
+
     def _try(self, batch: Batch) -> Tensor | None:
         """The batch's means, or None where memory ran out."""
         try:
             return self._means(batch)
-        except (RuntimeError, IndexError) as error:
+        except Exception as error:  # foreign code of many authors
             if not _out_of_memory(error):
                 raise StudentError(f"{type(self.model).__name__} failed on a batch: {brief(error)}") from error
         # Here, not in the handler, whose traceback still holds the failed batch's tensors.
@@ -158,7 +176,7 @@ class Engine:
             ("a pass changes with what is packed beside it", beside, beside_another, _TARGET_TOLERANCE[kind]),
         ):
             if not torch.allclose(one, other, rtol=0, atol=tolerance, equal_nan=True):
-                return f"{what} by {(one - other).abs().max().item():.3f}"
+                return f"{what} by {(one - other).abs().max().item():.1g}"
         window = _window(self.model)
         return None if window is None or window in self._windows else f"no layer tells its window of {window} tokens"
 
@@ -197,10 +215,12 @@ def _kind(model: Any) -> str:
 
 def _default_budget(model: Any) -> int:
     kind = _kind(model)
+    if kind == "cuda":
+        torch.cuda.empty_cache()  # what a model before this one had counts as used
     room = _LOGIT_SHARE * torch.cuda.mem_get_info(model.device)[0] if kind == "cuda" else _LOGIT_BYTES
     return max(1, min(_TOKENS[kind], int(room) // (4 * model.config.get_text_config().vocab_size)))
 
 
 def _out_of_memory(error: BaseException) -> bool:
     # The CPU allocator and cuBLAS raise a bare RuntimeError.
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in _NO_MEMORY)
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in _NO_MEMORY)

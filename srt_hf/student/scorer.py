@@ -14,7 +14,7 @@ from srt_hf.identity import model_identity, shown_name
 from srt_hf.metrics import ifd, r_ifd
 from srt_hf.schema import COUNTS, NLLS, ORIGINAL, SCORE, Score, batch_columns
 from srt_hf.student.forks import fork_safe
-from srt_hf.student.loading import DTYPES, Loaded, load, pick_device, resolve_dtype
+from srt_hf.student.loading import DTYPES, Loaded, free_memory, load, pick_device, resolve_dtype
 from srt_hf.student.plan import Pair, Plan, make_plan
 from srt_hf.student.text import check_template
 
@@ -95,12 +95,24 @@ class Student:
         """Another model with this one's configuration, as a proxy that stands in for it."""
         return Student(model, **{name: getattr(self, name) for name in _CONFIGURATION if name not in ("model", "revision")})
 
-    def in_float32(self) -> Student:
-        """This very model, at the commit that scored so far, in the parity mode. Frees this one's memory; a later score loads it
-        again."""
+    def in_float32(self) -> Student | str:
+        """This very model, at the commit that scored so far, in the parity mode; or why it cannot be had.
+
+        Frees this one's memory first; a later score loads it again.
+        """
+        loaded = self.load()
+        if loaded.engine.quantised:
+            return "its weights are quantised"
+        weights = sum(weight.numel() for weight in loaded.engine.model.parameters())
+        device, identity = loaded.engine.model.device, loaded.identity
         state = self.__getstate__()
+        if state["identity"] != identity:
+            return "the model's folder has changed meanwhile"
         with self._lock:
             self._loaded = None
+        del loaded
+        if 4 * weights > (room := free_memory(device)):
+            return f"its {4 * weights / 2**30:.1f} GiB in float32 do not fit into {room / 2**30:.1f}"
         twin = Student(self.model)
         twin.__setstate__({**state, "dtype": "float32"})
         return twin
