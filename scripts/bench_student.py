@@ -78,8 +78,7 @@ def load_rows(data: str, limit: int) -> Rows:
         found = [dict(zip(ORIGINS, made, strict=True)) for made in four_candidates(list(prepare(table)))]
     if not found:
         raise DataError(f"{data} has no row with all four candidates: {', '.join(ORIGINS)}, none with an error.")
-    rows = [[{**row[o], "row": n, "origin": o, "error": None} for o in ORIGINS] for n, row in enumerate(found)]
-    return [[{**candidate, "input": candidate.get("input") or ""} for candidate in row] for row in rows]
+    return [[{"input": "", **row[o], "row": n, "origin": o, "error": None} for o in ORIGINS] for n, row in enumerate(found)]
 
 
 def shape_without_weights(name: str, tokenizer_of: str, folder: str) -> str:

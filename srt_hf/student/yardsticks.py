@@ -96,7 +96,7 @@ class OtherWays:
 
     def _passes(self, candidate: Candidate) -> dict[str, Pass]:
         encode = partial(self.texts.tokenizer.encode, add_special_tokens=False)
-        instruction, input, output = (candidate[name] for name in TRIPLE)
+        instruction, input, output = (candidate.get(name) or "" for name in TRIPLE)
         found = []
         for turn, target in (((instruction, input), output), ((guess_instruction(output), ""), instruction + input)):
             [prompt] = self.texts.prompts([turn])
