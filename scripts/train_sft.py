@@ -69,6 +69,13 @@ class TrainingArguments(SFTConfig):
         if self.bf16 is None:
             self.bf16 = not (self.fp16 or self.use_cpu) and is_torch_bf16_gpu_available()
         self.dataloader_pin_memory &= torch.accelerator.is_available()
+        # transformers 4 has the switch under its old name only, and the share of all steps as an option of its own.
+        if not hasattr(SFTConfig, "activation_checkpointing") and self.gradient_checkpointing is None:
+            self.gradient_checkpointing = self.activation_checkpointing
+        share = getattr(self, "warmup_ratio", None)
+        if share is not None:
+            self.warmup_ratio = share or self.warmup_steps % 1
+            self.warmup_steps = int(self.warmup_steps)
         super().__post_init__()
 
 

@@ -20,7 +20,8 @@ class TeacherArguments:
     """The model that reflects and rewrites"""
 
     teacher: str = option(
-        "http://localhost:8080", "server URL (several with commas), Hub model id, local:MODEL, replay:FILE-OR-REPO"
+        "http://localhost:8080",
+        "server URL (several with commas), Hub model id, local:MODEL, replay:FILE-OR-REPO, tgi+http://HOST",
     )
     teacher_model: str | None = option(None, "model name, for a server of several")
     provider: str = option("auto", "which Inference Provider, for a Hub model id")

@@ -179,14 +179,14 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
         raise HubError("There is no Hub token.", login) from error
     except HFValidationError as error:
         raise HubError(f"{repo_id!r} is no repo name.", "Write it as USER/NAME or ORG/NAME.") from error
-    except HUB_REFUSED as refusal:
-        error: Any = refusal
+    except HUB_REFUSED as error:
         status = error.response.status_code if error.response is not None else None
         if status in (401, 403):
             raise HubError(f"The Hub does not accept this token for {repo_id} ({status}).", login) from error
         if status == 412:
             raise HubError(f"{repo_id} was changed by somebody else at the same moment.", "Push again.") from error
-        raise HubError(f"The Hub refused {repo_id}: {getattr(error, 'server_message', None) or error}.") from error
+        words = getattr(error, "server_message", None) or error
+        raise HubError(f"The Hub refused {repo_id}: {words}.") from error
     except OfflineModeIsEnabled as error:
         raise HubError("HF_HUB_OFFLINE is set, so nothing can be pushed.", "Unset it for this run.") from error
     except HUB_AWAY as error:

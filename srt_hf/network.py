@@ -8,17 +8,19 @@ an answer with an error's status that HfHubHTTPError does not stand for, in `sta
 
 from __future__ import annotations
 
+from typing import Any
+
 from huggingface_hub.errors import HfHubHTTPError
 
 __all__ = ["BROKEN", "CONNECT_TIMEOUT", "HUB_AWAY", "HUB_REFUSED", "NOT_CONNECTED", "REFUSED", "httpx"]
 
-Errors = tuple[type[Exception], ...]
+Errors = tuple[Any, ...]  # whose attributes no stubs tell
 
 try:
     from huggingface_hub.utils import httpx
 except ImportError:  # before 1.0; datasets brings these three
     import aiohttp
-    import httpx
+    import httpx  # type: ignore[no-redef]
     import requests
 
     HUB_REFUSED: Errors = (requests.HTTPError,)  # `whoami` raises it bare

@@ -527,7 +527,7 @@ def point_at(monkeypatch: Any, url: str, home: str | os.PathLike[str]) -> None:
     enough; the module-level functions of huggingface_hub share the one HfApi made at import."""
     import datasets.config
     import huggingface_hub
-    from huggingface_hub import constants, hf_api
+    from huggingface_hub import constants, file_download, hf_api
 
     home = os.fspath(home)
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
@@ -543,6 +543,7 @@ def point_at(monkeypatch: Any, url: str, home: str | os.PathLike[str]) -> None:
     ours |= {"HF_TOKEN_PATH": f"{home}/token", "HF_STORED_TOKENS_PATH": f"{home}/stored_tokens"}
     for name, value in ours.items():
         monkeypatch.setattr(constants, name, value, raising=False)
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)  # a copy, before 1.0
     template = url + "/datasets/{repo_id}/resolve/{revision}/{path}"
     downloads = f"{home}/datasets/downloads"
     ours = {"HF_ENDPOINT": url, "HUB_DATASETS_URL": template, "HF_CACHE_HOME": home, "HF_MODULES_CACHE": f"{home}/modules"}

@@ -15,6 +15,8 @@ from hub_server import UPLOAD_WARNING, LocalHub, hub_environment, point_at
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem
 from huggingface_hub import errors as hf
 
+from srt_hf.network import HUB_REFUSED
+
 pytestmark = pytest.mark.filterwarnings(UPLOAD_WARNING)
 
 REPO = "org/recycled"
@@ -159,7 +161,7 @@ def test_who_may_do_what(hub):
             stranger.upload_file(path_or_fileobj=b"x", path_in_repo="x", repo_id=REPO, repo_type="dataset")
         with pytest.raises(hf.HfHubHTTPError, match="401"):
             stranger.create_repo("org/other")
-    with pytest.raises(hf.HfHubHTTPError, match="Invalid user token"):
+    with pytest.raises(HUB_REFUSED, match="Invalid user token"):
         wrong.whoami()
     with pytest.raises(datasets.exceptions.DatasetNotFoundError):
         datasets.load_dataset(REPO, token=False)
@@ -193,7 +195,7 @@ def test_reading_parts_and_what_is_missing(hub):
         datasets.load_dataset("org/absent")
     with pytest.raises(datasets.exceptions.DatasetNotFoundError, match="Revision"):
         datasets.load_dataset(REPO, revision="absent")
-    with pytest.raises(hf.RemoteEntryNotFoundError):
+    with pytest.raises(getattr(hf, "RemoteEntryNotFoundError", hf.EntryNotFoundError)):  # one class, before 1.0
         api.hf_hub_download(REPO, "absent.txt", repo_type="dataset")
     data = bytes(range(256)) * 100
     commit(REPO, add(d__x_dot_bin=data, empty=b""))
@@ -225,11 +227,12 @@ def test_faults(hub, monkeypatch):
     with pytest.raises(hf.HfHubHTTPError, match="503"):
         commit(REPO, add(x=b"x"))
     hub.fail_next("PUT", "/lfs/", 500, times=2)
-    hub.fail_next("POST", "/preupload/", None)
+    if not huggingface_hub.__version__.startswith("0."):  # which tries no POST again
+        hub.fail_next("POST", "/preupload/", None)
     commit(REPO, add(x_dot_parquet=b"PAR1"))  # the client tries these again by itself
     assert sum(request.method == "PUT" for request in hub.requests) == 3
     hub.fail_next("POST", "/commit/", None, after=True)
-    with pytest.raises(Exception, match="disconnected"):
+    with pytest.raises(Exception, match=r"[Dd]isconnected"):
         commit(REPO, add(y=b"y"))
     before = len(hub.repos["dataset", REPO].commits)
     commit(REPO, add(y=b"y"))

@@ -22,10 +22,10 @@ from srt_hf import errors
 # A module may import from the layers above its own line, never from its own or a later one.
 LAYERS = [
     {"errors", "schema"},
-    {"prompts", "parsing", "metrics", "journal", "identity"},
+    {"prompts", "parsing", "metrics", "journal", "identity", "network"},
     {"teacher", "student", "selection", "rows"},
     {"reflection", "report", "scoring", "sources", "cli"},
-    {"card", "hub", "live", "estimate", "arguments"},
+    {"card", "hub", "live", "estimate", "arguments", "published"},
     {"pipeline", "evaluation"},
 ]
 

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import transformers
 from conftest import ROOT, SECRET
 from datasets import Dataset, load_dataset
 from hub_server import UPLOAD_WARNING, LocalHub, hub_environment, point_at
 from tgi_server import LocalTGI
 
 from srt_hf.selection import KEEPS, RULES
+from srt_hf.sources import load_rows
 
 ROWS = [{"instruction": f"Write about number {n}.", "output": f"The number {n} is far away."} for n in range(12)]
 
@@ -290,7 +292,7 @@ def test_complaints_of_the_hub_come_before_anything_is_paid_for(  # type: ignore
 
 def test_a_part_of_a_file(here, rows: str, tgi: LocalTGI, student_folder: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     code, _, _ = here("recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path, "--split", "train[:2]"))
-    assert code == 0 and len(load_dataset(str(tmp_path / "out"), "candidates", split="train")) == 2 and len(tgi.chats) == 4
+    assert code == 0 and len(load_rows(str(tmp_path / "out"), name="candidates")) == 2 and len(tgi.chats) == 4
 
 
 def test_nobody_is_told_where_a_folder_lies(here, rows: str, tgi: LocalTGI, student_folder: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -318,6 +320,8 @@ def transformers_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     """`transformers serve` on a tiny random chat model, over a real socket: (URL, model folder)."""
     from tiny_models import make_llama
 
+    if transformers.__version__.startswith("4."):
+        pytest.skip(f"`transformers serve FOLDER` needs transformers 5; this is {transformers.__version__}")
     folder = tmp_path_factory.mktemp("served")
     template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
     make_llama(folder, chat_template=template)
@@ -403,7 +407,7 @@ def test_train_sft(here, student_folder: str, tmp_path: Path, monkeypatch: pytes
     assert code == 0 and "Saved to" in out, err
     assert (tmp_path / "sft" / "model.safetensors").is_file()
     settings = seen["args"]
-    assert (settings.learning_rate, settings.weight_decay, settings.warmup_steps) == (2e-5, 0.0, 0.03)
+    assert (settings.learning_rate, settings.weight_decay, settings.get_warmup_steps(1000)) == (2e-5, 0.0, 30)
     assert settings.gradient_accumulation_steps == 4 and settings.max_length == 2048 and settings.completion_only_loss
     from transformers import AutoTokenizer
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +132,12 @@ def test_reference_scorer_is_the_published_one(oracle: tuple[str, list[dict[str,
 def test_batched_equals_one_by_one_and_the_reference(architecture: str, bos: bool, tmp_path: Path) -> None:
     folder = str(make(architecture, tmp_path, bos=bos))
     student = Student(folder, max_length=POSITIONS)
-    together = student.nlls(PAIRS)
-    assert student.load().engine.packs == (architecture != "mamba")
-    assert_close(together, Student(folder, max_length=POSITIONS, token_budget=1).nlls(PAIRS))
+    masks = architecture == "opt" and transformers.__version__.startswith("4.")  # which makes them whatever the attention
+    with pytest.warns(UserWarning, match="padded batches, .* a mask") if masks else nullcontext():
+        together = student.nlls(PAIRS)
+        alone = Student(folder, max_length=POSITIONS, token_budget=1).nlls(PAIRS)
+    assert student.load().engine.packs == (architecture != "mamba" and not masks)
+    assert_close(together, alone)
     assert_close(together, reference(folder, PAIRS, POSITIONS))
     assert any(losses["nll_y"] is not None for losses in together)
 
@@ -437,7 +441,8 @@ def test_out_of_memory_halves_the_batch(llama: str) -> None:
     student = Student(llama)
     model = student.load().engine.model
     model.forward = out_of_memory_above(300, model.forward)
-    assert_close(student.nlls(PAIRS), expected)
+    with pytest.warns(UserWarning, match=r"Memory ran out while LlamaForCausalLM scored: batches of \d+ tokens from now on"):
+        assert_close(student.nlls(PAIRS), expected)
     assert student.load().engine.token_budget <= 600
 
 
@@ -445,9 +450,20 @@ def test_what_does_not_fit_alone_is_too_long(llama: str) -> None:
     student = Student(llama)
     model = student.load().engine.model
     model.forward = out_of_memory_above(30, model.forward)
-    [losses] = student.nlls([(INSTRUCTION, "", OUTPUT)], which=("nll_y", "nll_y_given_x"))
+    with pytest.warns(UserWarning, match="Memory ran out"):
+        [losses] = student.nlls([(INSTRUCTION, "", OUTPUT)], which=("nll_y", "nll_y_given_x"))
     assert losses["nll_y"] is not None
     assert (losses["nll_y_given_x"], losses["missing"]) == (None, "too_long")
+
+
+@pytest.mark.filterwarnings("ignore:Memory ran out:UserWarning")
+def test_memory_that_is_short_for_everything_is_no_property_of_the_rows(llama: str) -> None:
+    """`map` would cache the Nones, and a healthy machine would be given them again."""
+    student = Student(llama)
+    model = student.load().engine.model
+    model.forward = out_of_memory_above(1, model.forward)
+    with pytest.raises(StudentError, match="Not even one pass fits into the memory"):
+        student.nlls(PAIRS)
 
 
 def test_any_other_failure_of_the_model_stops_with_one_line(llama: str) -> None:

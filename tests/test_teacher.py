@@ -20,10 +20,11 @@ from srt_hf import Teacher
 from srt_hf.errors import ConfigError, RequestFailed, SrtError, TeacherAuthError, TeacherError, TeacherUnreachable
 from srt_hf.journal import Journal, default_path
 from srt_hf.network import httpx
-from srt_hf.teacher.http import HttpBackend, is_hugging_face, translate
+from srt_hf.teacher.http import HttpBackend, is_hugging_face
 from srt_hf.teacher.pacing import backoff
 from srt_hf.teacher.protocol import Stumble, Weather
 from srt_hf.teacher.replay import write_replies
+from srt_hf.teacher.translation import translate
 
 ASK = [{"role": "user", "content": "### Instruction\nSay hi.\n\n### Input\n(none)\n\n### Answer\nhi\n\nWork in two steps."}]
 

@@ -31,8 +31,8 @@ class Teacher:
 
     Args:
         target: "http://host:8080" (TGI, vLLM, any OpenAI-compatible server; several of one model with commas between them), a
-            Hub model id (Inference Providers), "local:MODEL" (transformers in this process) or "replay:FILE-OR-REPO" (recorded
-            replies; also an output folder).
+            Hub model id (Inference Providers), "local:MODEL" (transformers in this process), "replay:FILE-OR-REPO" (recorded
+            replies; also an output folder), or "tgi+http://host:8080" (a TGI through text-generation's client).
         model: the model's name for a server that serves several.
         key: the server's own key. HF_TOKEN is used for Hugging Face's hosts only.
         provider: which Inference Provider, for Hub model ids.
@@ -143,9 +143,9 @@ class Teacher:
         Raises RequestFailed where this request fails for good, another TeacherError where the teacher does.
         """
         request = self._request(messages, max_tokens, schema, draw, id=id, step=step, attempt=attempt)
-        self._asked_again += attempt > 0
         identity = await self.who()
         if self.journal is None:
+            self._asked_again += attempt > 0
             return _reply(await self._sender.send(request, identity, None))
         key = _key(request, identity, draw)
         # The same request may be under way for another row of the same text: one is enough.
@@ -161,6 +161,7 @@ class Teacher:
             assert self.journal is not None
             await self.journal.put(key, _record(outcome, identity), id=id, step=step, attempt=attempt)
 
+        self._asked_again += attempt > 0
         pending[key] = asyncio.get_running_loop().create_future()
         try:
             return _reply(await self._sender.send(request, identity, save), identity)
@@ -189,7 +190,7 @@ class Teacher:
 
 
 def _key(request: Request, identity: Identity, draw: int) -> str:
-    content = {name: value for name, value in asdict(request).items() if name not in ("id", "step", "attempt", "schema")}
+    content = {name: value for name, value in vars(request).items() if name not in ("id", "step", "attempt", "schema")}
     if request.schema is not None:  # left out where there is none, so that older journals still answer
         content["schema"] = request.schema
     return request_key({"model": identity.model, "revision": identity.revision, "draw": draw, **content})
@@ -216,14 +217,20 @@ def _backend(target: str, *, model: str | None, key: str | None, provider: str, 
         return LocalBackend(target.removeprefix("local:"))
     from srt_hf.teacher.http import HttpBackend
 
-    url = target if target.startswith(("http://", "https://")) else None
-    if re.match(r"(\w+://)?[^/?]*@", target):
+    by_tgi = target.startswith(("tgi+http://", "tgi+https://"))
+    address = target.removeprefix("tgi+") if by_tgi else target
+    url = address if address.startswith(("http://", "https://")) else None
+    if re.match(r"(\w+://)?[^/?]*@", address):
         raise ConfigError("The teacher's address holds a user name or password.", "Give the key apart (SRT_HF_TEACHER_KEY).")
     if url is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", target):
         raise ConfigError(
             f"{without_query(target)!r} is no teacher.",
             "Give http://HOST:PORT, a Hub model id ORG/NAME, local:MODEL or replay:FILE-OR-REPO.",
         )
+    if by_tgi:
+        from srt_hf.teacher.tgi import TgiBackend
+
+        return TgiBackend(address, model=model, key=key, timeout=timeout)
     return HttpBackend(url, model=model if url else target, key=key, provider=provider, timeout=timeout)
 
 
@@ -232,7 +239,7 @@ def _record(outcome: Outcome, identity: Identity) -> dict[str, Any]:
     if isinstance(outcome, RequestFailed):
         return {"error": outcome.code, "message": outcome.message}
     # With its writer, who is not the one that answers when the journal is replayed.
-    return {**{name: value for name, value in asdict(outcome).items() if value is not None}, "teacher": str(identity)}
+    return {**{name: value for name, value in vars(outcome).items() if value is not None}, "teacher": str(identity)}
 
 
 def _reply(outcome: Outcome, writer: Identity | None = None) -> Reply:
@@ -248,4 +255,4 @@ def _servers(target: str) -> list[str]:
     >>> _servers("http://a:80, http://b:80")
     ['http://a:80', 'http://b:80']
     """
-    return [one.strip() for one in re.split(r",\s*(?=https?://)", target)]
+    return [one.strip() for one in re.split(r",\s*(?=(?:tgi\+)?https?://)", target)]

@@ -70,7 +70,12 @@ class LocalBackend(Backend):
 
         try:
             return tokenizer.apply_chat_template(
-                request.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+                request.messages,
+                add_generation_prompt=True,
+                return_tensors="pt",
+                return_dict=True,
+                # Before transformers 5 some tokenizers make them, and few models take them.
+                tokenizer_kwargs={"return_token_type_ids": False},
             )
         except jinja2.TemplateError as error:
             hint = "Some templates take no system turn: give prompts with an empty `system`."
