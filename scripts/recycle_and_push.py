@@ -21,8 +21,9 @@ from srt_hf.arguments import CostArguments, StudentArguments, TeacherArguments
 from srt_hf.cli import command, explained, option, parse, run
 from srt_hf.errors import ConfigError
 from srt_hf.estimate import estimate
-from srt_hf.pipeline import MODES, check_mode, top_reasons
+from srt_hf.pipeline import MODES, check_mode
 from srt_hf.reflection import check_retry
+from srt_hf.result import top_reasons
 from srt_hf.schema import RETRIED, TRIPLE
 from srt_hf.selection import KEEPS, RULES
 from srt_hf.sources import prepare

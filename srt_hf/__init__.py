@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from srt_hf import evaluation as evaluation
     from srt_hf.card import Provenance as Provenance
     from srt_hf.errors import SrtError as SrtError
-    from srt_hf.pipeline import Recycled as Recycled
     from srt_hf.pipeline import recycle as recycle
     from srt_hf.pipeline import reselect as reselect
     from srt_hf.prompts import Prompts as Prompts
     from srt_hf.published import load_candidates as load_candidates
     from srt_hf.reflection import Reflector as Reflector
     from srt_hf.reflection import reflect as reflect
+    from srt_hf.result import Recycled as Recycled
     from srt_hf.rows import flatten as flatten
     from srt_hf.rows import to_messages as to_messages
     from srt_hf.rows import to_prompt_completion as to_prompt_completion
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 _HOME = {
     "Provenance": "card",
     "SrtError": "errors",
-    "Recycled": "pipeline",
     "recycle": "pipeline",
     "reselect": "pipeline",
     "Prompts": "prompts",
     "load_candidates": "published",
     "Reflector": "reflection",
     "reflect": "reflection",
+    "Recycled": "result",
     "flatten": "rows",
     "to_messages": "rows",
     "to_prompt_completion": "rows",

@@ -26,7 +26,8 @@ LAYERS = [
     {"teacher", "student", "selection", "rows"},
     {"reflection", "report", "scoring", "sources", "cli"},
     {"card", "hub", "live", "estimate", "arguments", "published"},
-    {"pipeline", "evaluation"},
+    {"result", "evaluation"},
+    {"pipeline"},
 ]
 
 
