@@ -177,6 +177,11 @@ def test_an_instruction_that_fills_the_window_is_too_long(tmp_path: Path) -> Non
         assert not tgi.chats
 
 
+def test_replies_that_fill_the_window_leave_no_room_to_ask() -> None:
+    with LocalTGI(max_total_tokens=2048) as tgi, pytest.raises(ConfigError, match=r"max_tokens is 2,048, and .* takes 2,048"):
+        Teacher(tgi.url, journal=False).identity()
+
+
 def test_what_fits_is_shown_whole() -> None:
     with LocalTGI(reflect) as tgi:
         assert response(Teacher(tgi.url, journal=False))["answer_cut"] == 0

@@ -118,7 +118,7 @@ def test_a_rejected_request_is_final_and_kept(tmp_path: Path) -> None:
 
 def test_a_request_that_does_not_fit_is_too_long(tmp_path: Path) -> None:
     with LocalTGI(max_total_tokens=100) as tgi:
-        [failure] = ask(Teacher(tgi.url, journal=tmp_path / "j"))
+        [failure] = ask(Teacher(tgi.url, journal=tmp_path / "j", max_tokens=90))
         assert isinstance(failure, RequestFailed) and failure.code == "too_long"
 
 

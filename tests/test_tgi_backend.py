@@ -139,7 +139,7 @@ def test_a_rejected_request_is_final_and_kept(tgi: LocalTGI, tmp_path: Path) -> 
 @needs_client
 def test_a_request_that_does_not_fit_is_too_long() -> None:
     with LocalTGI(max_total_tokens=100) as tgi:
-        [failure] = ask(make(tgi))
+        [failure] = ask(make(tgi, max_tokens=90))
         assert isinstance(failure, RequestFailed) and failure.code == "too_long"
 
 

@@ -104,7 +104,13 @@ class Teacher:
         """Who answers, asked once. Raises TeacherUnreachable, TeacherAuthError or ConfigError."""
         with self._asking:
             if self._identity is None:
-                self._identity = self._fleet.identity()
+                found = self._fleet.identity()
+                if found.max_total_tokens is not None and self.max_tokens >= found.max_total_tokens:
+                    raise ConfigError(
+                        f"max_tokens is {self.max_tokens:,}, and {self.target} takes {found.max_total_tokens:,} with the prompt.",
+                        "Give fewer (--max_tokens), or start the server with a larger window.",
+                    )
+                self._identity = found
             return self._identity
 
     async def who(self) -> Identity:
