@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import count
 from multiprocessing import get_context
@@ -64,7 +64,8 @@ class Arguments:
 def simulated_tgi(**options: Any) -> Iterator[str]:
     """The address of a server in a process of its own."""
     command = [sys.executable, str(Path(__file__).parents[1] / "tests" / "tgi_server.py"), json.dumps(options)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process, ExitStack() as end:
+        end.callback(process.kill)
         yield process.stdout.readline().strip()  # type: ignore[union-attr]
 
 
@@ -162,7 +163,6 @@ def drill(given: Arguments) -> dict[str, Any]:
 
 
 def main(given: Arguments) -> int:
-    datasets.disable_progress_bars()
     report = {**asdict(given), **(drill(given) if given.faults else compare(given))}
     if given.json:
         Path(given.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

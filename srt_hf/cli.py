@@ -111,6 +111,9 @@ def run(main: Callable[[], int], interrupted: str = "") -> int:
     except SrtError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:  # a disk that is full, say
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"Interrupted. {interrupted}".strip(), file=sys.stderr)
         # datasets' worker threads may still hold requests open; nothing of theirs is needed any more.

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from srt_hf.errors import JournalError
 
@@ -30,6 +31,7 @@ _TABLE = """CREATE TABLE IF NOT EXISTS replies (
     created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
 )"""
 _INSERT = "INSERT OR REPLACE INTO replies (key, id, step, attempt, record) VALUES (?, ?, ?, ?, ?)"
+_ENTRIES = "SELECT id, step, attempt, record FROM replies ORDER BY rowid"
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _PAUSE = 0.02  # seconds between commits, in which more replies come for the next one
 _LOCK_TIMEOUT = 60.0  # seconds to wait for another process's commit
@@ -59,6 +61,26 @@ def is_journal(path: str | Path) -> bool:
             return file.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC
     except OSError:
         return False
+
+
+def read(path: Path) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
+    """(id, step, attempt, record) of every reply in the file, oldest first, without changing it. Raises JournalError."""
+    address = f"file:{quote(str(path.absolute()))}"
+    connection = None
+    try:
+        try:
+            connection = sqlite3.connect(f"{address}?mode=ro", uri=True, timeout=_LOCK_TIMEOUT)
+            rows = connection.execute(_ENTRIES)
+        except sqlite3.OperationalError:  # on a medium that takes no locks
+            connection = sqlite3.connect(f"{address}?immutable=1", uri=True)
+            rows = connection.execute(_ENTRIES)
+        for id, step, attempt, record in rows:
+            yield id, step, attempt, json.loads(record)
+    except sqlite3.Error as error:
+        raise _unusable(path, error) from error
+    finally:
+        if connection is not None:
+            connection.close()
 
 
 class Journal:
@@ -98,14 +120,7 @@ class Journal:
         """(id, step, attempt, record) of every reply, oldest first."""
         with self._lock:
             self._open()
-        connection = _connect(self.path)  # its own, so that nobody waits while a long journal is read
-        try:
-            for id, step, attempt, record in connection.execute("SELECT id, step, attempt, record FROM replies ORDER BY rowid"):
-                yield id, step, attempt, json.loads(record)
-        except sqlite3.Error as error:
-            raise _unusable(self.path, error) from error
-        finally:
-            connection.close()
+        return read(self.path)
 
     def close(self) -> None:
         """Commit what is queued and close the file."""
@@ -157,7 +172,7 @@ class _Writer:
                 connection = connection or _connect(self._path)
                 with connection:
                     connection.executemany(_INSERT, [values for values, _ in work])
-            except (sqlite3.Error, JournalError) as error:
+            except Exception as error:  # else the thread would end, and with it every row wait for ever
                 problem = error if isinstance(error, JournalError) else _unusable(self._path, error)
                 for _, done in work:
                     _settle(done, problem)

@@ -78,7 +78,7 @@ class Recycled:
             if self.report.kept:
                 hub.write_table(self.dataset, new / flat)
             if replies and self._journal is not None:
-                write_replies(self._journal, set(self.rows["id"]), new / "replies.jsonl")
+                write_replies(self._journal, set(self.rows["id"]), self.report.teacher["writers"], new / "replies.jsonl")
             self.report.save(new / "report.json")
             (new / "README.md").write_text(render(card), encoding="utf-8")
             hub.replace_result(target, new)

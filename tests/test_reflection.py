@@ -5,10 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -289,23 +285,6 @@ def test_a_stopped_run_goes_on_from_the_journal(tmp_path: Path) -> None:
         rows = data.map(Reflector(Teacher(tgi.url, journal=tmp_path / "j")).reflect)
         assert len(tgi.chats) - sent == 120 - saved
         assert all(c["error"] is None for row in rows for c in row["candidates"])
-
-
-def test_ctrl_c_saves_the_replies_under_way(tmp_path: Path) -> None:
-    work = (
-        "import sys, datasets, srt_hf\n"
-        "rows = datasets.Dataset.from_dict({'instruction': [f'Say {n}.' for n in range(40)], 'output': ['x'] * 40})\n"
-        "rows.map(srt_hf.Reflector(srt_hf.Teacher(sys.argv[1], journal=sys.argv[2])).reflect)\n"
-    )
-    with LocalTGI(slots=8, delay=1.0) as tgi:
-        run = subprocess.Popen([sys.executable, "-c", work, tgi.url, tmp_path / "j"], stderr=subprocess.PIPE, text=True)
-        while len(tgi.chats) < 12 and run.poll() is None:
-            time.sleep(0.05)
-        run.send_signal(signal.SIGINT)
-        _, told = run.communicate(timeout=60)
-        assert "KeyboardInterrupt" in told and "Waiting for the last 8 replies" in told
-        saved = len(list(srt_hf.journal.Journal(tmp_path / "j").entries()))
-        assert saved == len(tgi.chats) < 40
 
 
 def test_own_wording_from_a_file(tmp_path: Path) -> None:

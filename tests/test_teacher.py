@@ -437,7 +437,7 @@ def test_a_journals_replies_as_jsonl_replay_as_they_were(teacher: Teacher, tgi: 
         ask(teacher, "2", id="b", step="response")
     ask(teacher, "3", id="c", step="response")
     assert teacher.journal is not None
-    write_replies(teacher.journal, {"a", "b"}, tmp_path / "replies.jsonl")
+    write_replies(teacher.journal, {"a", "b"}, {str(teacher.identity())}, tmp_path / "replies.jsonl")
     again = Teacher(f"replay:{tmp_path / 'replies.jsonl'}")
     assert ask(again, id="a", step="response") == [reply]
     with pytest.warns(UserWarning, match="rejected"):

@@ -119,6 +119,7 @@ class LocalTGI:
         self.chats: list[dict[str, Any]] = []
         self.statuses: list[int] = []
         self.busy = self.peak = 0
+        self.retry_after: int | None = None  # what a 429 asks for
         self._remember = remember
         self._asked = self._probes = 0  # chat requests: all, and those that only look whether it works
         self._first: set[bytes] = set()  # the distinct others, by hash: first tries of a reflection, and second ones
@@ -207,10 +208,9 @@ class LocalTGI:
                     return
                 status, answer = found
                 self.statuses.append(status)
-                writer.write(
-                    f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(answer)}\r\n\r\n".encode()
-                    + answer
-                )
+                more = f"Retry-After: {self.retry_after}\r\n" if status == 429 and self.retry_after else ""
+                head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{more}Content-Length: {len(answer)}\r\n\r\n"
+                writer.write(head.encode() + answer)
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass

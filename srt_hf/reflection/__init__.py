@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
+import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from srt_hf.errors import ConfigError
 from srt_hf.parsing import PARSER_VERSION
@@ -16,6 +18,22 @@ from srt_hf.reflection.asking import Asked, Asker
 from srt_hf.rows import Triple, row_id, triple
 from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE, RETRIED, Candidate, batch_columns, row_columns
 from srt_hf.teacher import Teacher
+
+_Step = TypeVar("_Step", bound=Callable[..., Any])
+
+
+def _to_the_last_reply(step: _Step) -> _Step:
+    """`step`, whose failure waits for the replies under way: with a row that fails `Dataset.map` leaves its loop for good."""
+
+    @functools.wraps(step)
+    async def waiting(self: Reflector, row: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return await step(self, row)
+        except (Exception, asyncio.CancelledError):
+            await self.teacher.last_replies()
+            raise
+
+    return waiting  # type: ignore[return-value]
 
 
 class Reflector:
@@ -44,6 +62,7 @@ class Reflector:
         self.prompts = prompts if isinstance(prompts, Prompts) else Prompts.from_file(prompts) if prompts else Prompts()
         self.structured = structured
         self.retry = sorted(set(retry))
+        self._run = uuid.uuid4().hex if self.retry else ""
         self._asker = Asker(lambda: self.teacher, self.prompts, structured, self.retry)
         self._count()
 
@@ -53,12 +72,15 @@ class Reflector:
 
     def __getstate__(self) -> dict[str, Any]:
         options = {"prompts": self.prompts, "structured": self.structured, "retry": self.retry}
-        # The parser's version is no configuration, but a changed parser must not meet cached results.
-        return {"teacher": self.teacher, "options": options, "parser": PARSER_VERSION}
+        # The parser's version is no configuration, but a changed parser must not meet cached results; nor must a run that asks
+        # again, which the journal makes cheap.
+        return {"teacher": self.teacher, "options": options, "parser": PARSER_VERSION, "run": self._run}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["teacher"], **state["options"])  # type: ignore[misc]
+        self._run = state["run"]
 
+    @_to_the_last_reply
     async def reflect(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Exhaustive: up to three calls. -> `candidates`: original, instruction, response, both (and `id` if there is none)."""
         id, values = _identify(row)
@@ -69,11 +91,13 @@ class Reflector:
             both = await self._ask(BOTH, id, _pair(instruction), original_input=values[1])
         return self._columns(row, id, [_original(values), instruction, response, both])
 
+    @_to_the_last_reply
     async def reflect_instruction(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Step 1 of the paper's order: one call. -> `candidates`: original, instruction."""
         id, values = _identify(row)
         return self._columns(row, id, [_original(values), await self._ask(INSTRUCTION, id, values)])
 
+    @_to_the_last_reply
     async def reflect_response(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Step 2 of the paper's order, on the candidate that `choice` names (default: the original): one call.
 
@@ -98,6 +122,7 @@ class Reflector:
         try:
             return await asyncio.gather(*(self.reflect(row) for row in rows))
         finally:
+            await self.teacher.last_replies()
             await self.teacher.close()
 
     async def _ask(self, step: str, id: str, values: Triple, original_input: str | None = None) -> Candidate:
@@ -209,11 +234,24 @@ def _total(counts: Any) -> int | None:
 
 
 def _in_own_loop(work: Callable[[], Any]) -> Any:
-    """Run a coroutine to its end in a thread with a loop of its own, whether or not this thread has a running loop."""
+    """Run a coroutine to its end in a thread with a loop of its own, whether or not this thread has a running loop. An interrupt
+    cancels it."""
     from concurrent.futures import ThreadPoolExecutor
 
+    running: list[tuple[asyncio.AbstractEventLoop, Any]] = []
+
+    async def cancellable() -> Any:
+        running.append((asyncio.get_running_loop(), asyncio.current_task()))
+        return await work()
+
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: asyncio.run(work())).result()
+        future = pool.submit(lambda: asyncio.run(cancellable()))
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            for loop, task in running:
+                loop.call_soon_threadsafe(task.cancel)
+            raise  # after the pool's thread has ended
 
 
 reflect = EnvironmentReflector().reflect

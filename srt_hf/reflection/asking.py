@@ -48,6 +48,11 @@ class _Form:
     structured: bool
     max_tokens: int
     messages: Messages
+    refused: bool = False  # as a structured one
+
+    def options(self, step: str) -> dict[str, Any]:
+        """What is asked of the teacher besides the messages."""
+        return {"max_tokens": self.max_tokens, "schema": schema(step) if self.structured else None}
 
     def rebuild(self) -> None:
         self.messages = self.build(self.answer, self.structured)
@@ -81,7 +86,7 @@ class Asker:
             if asked.reflection.error is None:
                 return asked
             following = asked.draw + 1
-            if not await self._has(build, output, following):
+            if not await self._has(step, build, output, following):
                 if fresh or asked.reflection.error not in self._retry:
                     return asked
                 fresh = True
@@ -97,9 +102,10 @@ class Asker:
         read = attempt = 0
         while True:
             asked.cut = max(0, len(output) - len(form.answer))
-            options: dict[str, Any] = {"max_tokens": form.max_tokens, "schema": schema(step) if form.structured else None}
             try:
-                reply = await teacher.chat(form.messages, **options, id=id, step=step, attempt=attempt, draw=asked.draw)
+                reply = await teacher.chat(
+                    form.messages, **form.options(step), id=id, step=step, attempt=attempt, draw=asked.draw
+                )
             except RequestFailed as failure:
                 if attempt == 0 and self._after_failure(failure, form):
                     attempt += 1
@@ -108,6 +114,9 @@ class Asker:
                 if not read:
                     asked.reflection = Reflection(None, None, None, failure.code)
                 return
+            if form.refused and self._structured:  # the same in tags was taken, so it was the schema
+                self._structured = False
+                warnings.warn("The teacher cannot constrain replies to a schema: asked in tags instead.", stacklevel=2)
             asked.replies.append(reply)
             read += 1
             attempt += 1
@@ -126,18 +135,15 @@ class Asker:
         shown = await self._window.fit(identity, lambda answer: build(answer, structured), output, max_tokens)
         return None if shown is None else _Form(build, shown, structured, max_tokens, build(shown, structured))
 
-    async def _has(self, build: Callable[[str, bool], Messages], output: str, draw: int) -> bool:
+    async def _has(self, step: str, build: Callable[[str, bool], Messages], output: str, draw: int) -> bool:
         """Whether an earlier run made this draw."""
         form = await self._form(build, output)
-        return form is not None and self._teacher().has(form.messages, max_tokens=form.max_tokens, draw=draw)
+        return form is not None and self._teacher().has(form.messages, **form.options(step), draw=draw)
 
     def _after_failure(self, failure: RequestFailed, form: _Form) -> bool:
         """Change a request that the server refused; False where there is nothing to change."""
         if form.structured and failure.code == "rejected":
-            if self._structured:
-                self._structured = False
-                warnings.warn("The teacher cannot constrain replies to a schema: asked in tags instead.", stacklevel=2)
-            form.structured = False
+            form.structured, form.refused = False, True
         elif failure.code == "too_long":
             identity = self._teacher().identity()
             shown = self._window.guess(identity, lambda text: form.build(text, form.structured), form.answer, form.max_tokens)

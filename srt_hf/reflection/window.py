@@ -34,10 +34,8 @@ class Window:
 
     async def fit(self, teacher: Identity, build: Build, answer: str, max_tokens: int) -> str | None:
         """As much of `answer` as fits beside `max_tokens` new tokens, or None where nothing worth showing does."""
-        if teacher.max_total_tokens is None:
-            return answer
-        room = teacher.max_total_tokens - max_tokens
-        if _bytes(build(answer)) <= room:  # a token has at least one byte, so there is nothing to count
+        room = _room(teacher, max_tokens)
+        if room is None or _bytes(build(answer)) <= room:  # a token has at least one byte, so there is nothing to count
             return answer
         tokenizer = await asyncio.to_thread(self._of, teacher)
         if tokenizer is None:
@@ -58,9 +56,10 @@ class Window:
 
     def guess(self, teacher: Identity, build: Build, answer: str, max_tokens: int) -> str | None:
         """`fit` by characters, after the server has refused a request whose tokens could not be counted."""
-        if teacher.max_total_tokens is None:
+        tokens = _room(teacher, max_tokens)
+        if tokens is None:
             return None
-        room = int(_CHARACTERS * (teacher.max_total_tokens - max_tokens)) - sum(len(turn["content"]) for turn in build(_GAP))
+        room = int(_CHARACTERS * tokens) - sum(len(turn["content"]) for turn in build(_GAP))
         if not _CHARACTERS * _LEAST <= room < len(answer):
             return None
         head = -(-room // 2)
@@ -72,6 +71,12 @@ class Window:
             if self._tried != teacher:
                 self._tried, self._tokenizer = teacher, _load(teacher)
         return self._tokenizer
+
+
+def _room(teacher: Identity, max_tokens: int) -> int | None:
+    """Tokens that a prompt may have, None where the server does not tell."""
+    told = [teacher.max_total_tokens - max_tokens] if teacher.max_total_tokens is not None else []
+    return min([*told, *([teacher.max_input_tokens] if teacher.max_input_tokens is not None else [])], default=None)
 
 
 def _load(teacher: Identity) -> Any:

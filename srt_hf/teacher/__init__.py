@@ -16,7 +16,7 @@ from typing import Any
 
 from srt_hf.errors import ConfigError, RequestFailed
 from srt_hf.journal import Journal, default_path, request_key
-from srt_hf.teacher.fleet import Fleet
+from srt_hf.teacher.fleet import shared_fleet
 from srt_hf.teacher.protocol import Backend, Identity, Messages, Outcome, Reply, Request, without_query
 from srt_hf.teacher.replay import ReplayBackend, outcome_from_record
 from srt_hf.teacher.sending import Sender
@@ -66,7 +66,7 @@ class Teacher:
                 "No teacher is named.",
                 "Give a server's URL, a Hub model id, local:MODEL or replay:FILE as teacher (SRT_HF_TEACHER for srt_hf.reflect).",
             )
-        _check_values(max_tokens=max_tokens, temperature=temperature, top_p=top_p, timeout=timeout)
+        _check_values(max_tokens=max_tokens, temperature=temperature, top_p=top_p, timeout=timeout, outage=outage)
         self.target = ", ".join(map(without_query, _servers(target)))
         self.max_tokens = max_tokens
         self._asked_again = self._from_journal = 0
@@ -76,13 +76,13 @@ class Teacher:
             "seed": seed,
             "extra_body": extra_body or {},
         }
-        self._backends = [_backend(one, model=model, key=key, provider=provider, timeout=timeout) for one in _servers(target)]
+        access = (model, key, provider, timeout)
+        self._fleet = shared_fleet(lambda: [_backend(one, *access) for one in _servers(target)], target, *access)
         if journal is None or journal is True or journal == "":
             journal = default_path()
-        self.journal = Journal(journal) if journal and self._backends[0].journaled else None
+        self.journal = Journal(journal) if journal and self._fleet.backends[0].journaled else None
         self._identity: Identity | None = None
         self._asking = threading.Lock()
-        self._fleet = Fleet(self._backends)
         self._sender = Sender(self._fleet, self.target, outage)
         # Requests under way, by loop and key.
         self._pending: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Future[None]]]
@@ -157,7 +157,11 @@ class Teacher:
         # The same request may be under way for another row of the same text: one is enough.
         pending = self._pending.setdefault(asyncio.get_running_loop(), {})
         while key in pending:
-            await asyncio.wait([pending[key]])
+            try:
+                await asyncio.wait([pending[key]])
+            except asyncio.CancelledError:
+                await self.last_replies()
+                raise
         record = self.journal.get(key)
         if record is not None:
             self._from_journal += 1
@@ -189,9 +193,13 @@ class Teacher:
             sampling["temperature"] = _FURTHER_DRAWS
         return Request(messages, max_tokens or self.max_tokens, **sampling, schema=schema, **names)
 
+    async def last_replies(self) -> None:
+        """Wait for the replies that the running loop has bought: for whatever ends a run there, so that they are saved."""
+        await self._sender.last_replies()
+
     async def close(self) -> None:
         """Close the running loop's connections."""
-        for backend in self._backends:
+        for backend in self._fleet.backends:
             await backend.close()
 
 
@@ -202,19 +210,20 @@ def _key(request: Request, identity: Identity, draw: int) -> str:
     return request_key({"model": identity.model, "revision": identity.revision, "draw": draw, **content})
 
 
-def _check_values(*, max_tokens: int, temperature: float, top_p: float | None, timeout: float) -> None:
+def _check_values(*, max_tokens: int, temperature: float, top_p: float | None, timeout: float, outage: float) -> None:
     """Raise ConfigError for a number that no teacher takes."""
     for name, value, fits, allowed in (
         ("max_tokens", max_tokens, max_tokens >= 1, "at least 1"),
         ("temperature", temperature, temperature >= 0, "0 (greedy) or more"),
         ("top_p", top_p, top_p is None or 0 < top_p <= 1, "a number above 0 and at most 1"),
         ("timeout", timeout, timeout > 0, "a number of seconds above 0"),
+        ("outage", outage, outage > 0, "a number of seconds above 0"),
     ):
         if not fits:
             raise ConfigError(f"{name} is {value}.", f"Give {allowed}.")
 
 
-def _backend(target: str, *, model: str | None, key: str | None, provider: str, timeout: float) -> Backend:
+def _backend(target: str, model: str | None, key: str | None, provider: str, timeout: float) -> Backend:
     if target.startswith("replay:"):
         return ReplayBackend(target.removeprefix("replay:"))
     if target.startswith("local:"):
@@ -242,9 +251,9 @@ def _backend(target: str, *, model: str | None, key: str | None, provider: str, 
 
 def _record(outcome: Outcome, identity: Identity) -> dict[str, Any]:
     """The outcome as the journal keeps it. Weather and outages leave none."""
-    if isinstance(outcome, RequestFailed):
-        return {"error": outcome.code, "message": outcome.message}
     # With its writer, who is not the one that answers when the journal is replayed.
+    if isinstance(outcome, RequestFailed):
+        return {"error": outcome.code, "message": outcome.message, "teacher": str(identity)}
     return {**{name: value for name, value in vars(outcome).items() if value is not None}, "teacher": str(identity)}
 
 

@@ -7,17 +7,18 @@ waiter on the waiter's own loop.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 import warnings
 import weakref
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from srt_hf.errors import ConfigError, SrtError, TeacherError, TeacherUnreachable
-from srt_hf.teacher.pacing import AdaptiveLimit
+from srt_hf.teacher.pacing import AdaptiveLimit, backoff
 from srt_hf.teacher.protocol import Backend, Identity
 
 # Seconds between looks at a server that is away: the first soon, because a single refused connection need not mean much.
@@ -31,6 +32,9 @@ class Endpoint:
         self.backend = backend
         self.away = False
         self.limit = AdaptiveLimit()
+        self.last_reply = 0.0  # time.monotonic
+        self.not_before = 0.0  # it is left alone until then
+        self.rests = 0  # in a row, without a reply between them
         self._told: int | None = None
         # Slots by the loop that holds them: a map that fails leaves its loop standing, and slots that nobody will give back.
         self.held: Counter[asyncio.AbstractEventLoop] = Counter()
@@ -44,8 +48,9 @@ class Endpoint:
 
     @property
     def free(self) -> int:
-        """Requests that it takes more; 0 while it is away."""
-        return 0 if self.away else int(self.limit.value) - self.held.total()
+        """Requests that it takes more; 0 while it is away or left alone."""
+        resting = self.away or time.monotonic() < self.not_before
+        return 0 if resting else int(self.limit.value) - self.held.total()
 
 
 class Fleet:
@@ -58,6 +63,10 @@ class Fleet:
         self._lock = threading.Lock()
         self._watcher: threading.Thread | None = None
         self.changed: str | None = None  # what a server that came back serves instead
+
+    @property
+    def backends(self) -> list[Backend]:
+        return [endpoint.backend for endpoint in self._endpoints]
 
     @property
     def in_flight(self) -> int:
@@ -115,6 +124,8 @@ class Fleet:
         with self._lock:
             if endpoint.held[loop]:  # else it was reclaimed
                 endpoint.held[loop] -= 1
+            if not endpoint.held[loop]:
+                del endpoint.held[loop]  # a key would keep the loop, and with it its connections
             self._hand_out()
 
     def leave(self, turn: asyncio.Future[Endpoint], loop: asyncio.AbstractEventLoop) -> None:
@@ -125,13 +136,35 @@ class Fleet:
     def succeeded(self, endpoint: Endpoint) -> None:
         """A reply came."""
         with self._lock:
+            endpoint.last_reply = time.monotonic()
+            endpoint.not_before, endpoint.rests = 0.0, 0
             endpoint.limit.succeeded()
             self._hand_out()
 
-    def overloaded(self, endpoint: Endpoint, sent_at: float) -> None:
-        """It refused a request sent at `sent_at` (time.monotonic)."""
+    def refused(self, endpoint: Endpoint, sent_at: float, overloaded: bool, retry_after: float | None) -> None:
+        """It did not answer a request sent at `sent_at` (time.monotonic): it is full (`overloaded`), or it failed.
+
+        Where it asks for time, or answers nobody any more, it is left alone for a while: many rows wait, and each would try.
+        """
         with self._lock:
-            endpoint.limit.overloaded(sent_at, endpoint.held.total())
+            if overloaded:
+                endpoint.limit.overloaded(sent_at, endpoint.held.total())
+            answers_nobody = endpoint.last_reply < sent_at and (not overloaded or endpoint.limit.value == 1)
+            now = time.monotonic()
+            if now < endpoint.not_before or not (answers_nobody or retry_after):
+                return
+            endpoint.rests += 1
+            if not overloaded:
+                endpoint.limit.restart()
+            pause = backoff(endpoint.rests, retry_after)
+            endpoint.not_before = now + pause
+        asyncio.get_running_loop().call_later(pause, self.reclaim)
+
+    def reclaim(self) -> None:
+        """Look again at what is free: time has passed, or a loop was left standing with its slots."""
+        with self._lock:
+            self._reclaim()
+            self._hand_out()
 
     def lost(self, endpoint: Endpoint) -> None:
         """It cannot be reached: leave it out, and look after it from a thread until it is back."""
@@ -150,7 +183,8 @@ class Fleet:
                 continue
             if self._identity is None or str(found) == str(self._identity):
                 endpoint.answers(found)
-            else:
+                self.changed = None
+            elif found.named:  # else it answers, but not yet who it is
                 self.changed = str(found)
         with self._lock:
             self._hand_out()
@@ -171,17 +205,36 @@ class Fleet:
 
     def _hand_out(self) -> None:
         while self._waiting and (endpoint := self._freest()) is not None:
-            loop, turn = self._waiting.popleft()
+            loop, turn = self._next()
             if turn.cancelled() or loop.is_closed():
                 continue
             endpoint.held[loop] += 1
             loop.call_soon_threadsafe(self._give, turn, endpoint, loop)
+
+    def _next(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Future[Endpoint]]:
+        """The first waiter whose loop runs, so that a loop left standing keeps nobody waiting; else the first of all."""
+        place = next((place for place, (loop, _) in enumerate(self._waiting) if loop.is_running()), 0)
+        found = self._waiting[place]
+        del self._waiting[place]
+        return found
 
     def _give(self, turn: asyncio.Future[Endpoint], endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
         if turn.cancelled():
             self.give_back(endpoint, loop)
         else:
             turn.set_result(endpoint)
+
+
+_fleets: weakref.WeakValueDictionary[tuple[object, ...], Fleet] = weakref.WeakValueDictionary()
+
+
+def shared_fleet(make: Callable[[], Sequence[Backend]], *of: object) -> Fleet:
+    """The fleet of this description in this process: one budget for all teachers at the same servers."""
+    key = (os.getpid(), *of)  # not across a fork, which copies waiters that will never run
+    fleet = _fleets.get(key)
+    if fleet is None:
+        fleet = _fleets[key] = Fleet(make())
+    return fleet
 
 
 def _ask(endpoint: Endpoint) -> Identity | TeacherError:

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 from huggingface_hub import AsyncInferenceClient, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from srt_hf.errors import ConfigError, TeacherAuthError, TeacherError, TeacherUnreachable
+from srt_hf.errors import ConfigError, SrtError, TeacherAuthError, TeacherError, TeacherUnreachable
+from srt_hf.identity import brief
 from srt_hf.network import HUB_AWAY, httpx
 from srt_hf.teacher.protocol import Backend, Identity, Reply, Request, without_query
 from srt_hf.teacher.translation import translate
@@ -51,7 +52,12 @@ class _Clients:
 
     def take(self) -> tuple[AsyncInferenceClient, list[int]]:
         """A client with room, and its one-item count of requests in flight, for the caller to raise and lower."""
-        clients = self._loops.setdefault(asyncio.get_running_loop(), [])
+        loop = asyncio.get_running_loop()
+        if loop not in self._loops:
+            # Clients refer to their loop, so that a weak key alone would keep their connections for ever.
+            for ended in [old for old, known in self._loops.items() if not old.is_running() and not any(n for _, [n] in known)]:
+                del self._loops[ended]
+        clients = self._loops.setdefault(loop, [])
         for client, in_flight in clients:
             if in_flight[0] < _PER_CLIENT:
                 return client, in_flight
@@ -79,7 +85,9 @@ class HttpBackend(Backend):
         self.model = model
         self.shown = without_query(self.url) if self.url else str(model)
         own = url is None or is_hugging_face(url)
-        self.key = key or (get_token() if own else None) or NO_KEY
+        self.key = (key or (get_token() if own else None) or NO_KEY).strip()
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise ConfigError("The teacher's key holds characters that no header takes.", "Check SRT_HF_TEACHER_KEY.")
         if self.url:
             self._clients = _Clients(base_url=self.url, api_key=self.key, timeout=timeout)
         else:
@@ -94,6 +102,10 @@ class HttpBackend(Backend):
                 return self._ask_who()
             except httpx.TransportError as error:
                 last = error
+            except SrtError:
+                raise
+            except Exception as error:  # what a proxy setting or an odd answer makes the HTTP library raise
+                raise TeacherError(f"{self.shown} cannot be asked ({type(error).__name__}: {brief(error)}).") from error
         raise TeacherUnreachable(f"No teacher answers at {self.shown} ({type(last).__name__}: {last}).") from last
 
     def _find_on_the_hub(self) -> Identity:
@@ -118,6 +130,7 @@ class HttpBackend(Backend):
                 _whole(info.get("max_concurrent_requests")),
                 _whole(info.get("max_total_tokens")),
                 is_tgi=True,
+                max_input_tokens=_whole(info.get("max_input_tokens")),
             )
         models = self._get("/v1/models")
         listed = models.get("data") if isinstance(models, dict) else None
@@ -132,7 +145,7 @@ class HttpBackend(Backend):
                 f"The server at {self.shown} serves {len(names)} models.",
                 f"Name one with teacher_model: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}.",
             )
-        return Identity(names[0], max_total_tokens=windows[names[0]]) if names else Identity(self.shown)
+        return Identity(names[0], max_total_tokens=windows[names[0]]) if names else Identity(self.shown, named=False)
 
     def _address(self, path: str) -> str:
         """Where the server has `path`, which is beside its Messages API."""
@@ -148,8 +161,9 @@ class HttpBackend(Backend):
         response = httpx.get(self._address(path), headers=self._headers, timeout=_PROBE_TIMEOUT)
         if response.status_code in (401, 403):
             raise TeacherAuthError(f"The teacher at {self.shown} answered {response.status_code} to this key.")
-        if response.status_code in (502, 503, 504):
-            raise httpx.ConnectError(f"answered {response.status_code}")  # a proxy, while the server behind it is away
+        # A proxy while the server behind it is away, or a server that is full. (`transformers serve` has a 500 for /v1/models.)
+        if response.status_code in (429, 502, 503, 504) or (response.status_code == 500 and path == "/info"):
+            raise httpx.ConnectError(f"answered {response.status_code}")
         try:
             return response.json() if response.status_code == 200 else None
         except ValueError:

@@ -50,6 +50,10 @@ class AdaptiveLimit:
         self.value = max(1.0, self.value / 2)
         self._last_cut = time.monotonic()
 
+    def restart(self) -> None:
+        """It answered nobody: one request at a time until it does, and then back to where it was as fast as at the start."""
+        self.value, self._to_full_fast = 1.0, True
+
 
 def backoff(tries: int, retry_after: float | None = None) -> float:
     """Seconds to wait before try number `tries` + 1: exponential with full jitter up to 30 s, and no less than the server asked

@@ -56,13 +56,16 @@ Outcome = Reply | RequestFailed
 
 @dataclass(frozen=True)
 class Identity:
-    """Who answers, as the server reports it, and what it can take (None where it does not say)."""
+    """Who answers, as the server reports it, and what it can take (None where it does not say). named: whether it told its
+    model's name; else it is known by its address."""
 
     model: str
     revision: str | None = None
     max_concurrent_requests: int | None = None
     max_total_tokens: int | None = None
     is_tgi: bool = False
+    max_input_tokens: int | None = None
+    named: bool = True
 
     def __str__(self) -> str:
         return f"{self.model}@{self.revision}" if self.revision else self.model

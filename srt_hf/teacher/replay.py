@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from srt_hf import prompts
+from srt_hf import journal, prompts
 from srt_hf.errors import ConfigError, RequestFailed
 from srt_hf.identity import brief
 from srt_hf.journal import Journal, is_journal
@@ -74,6 +74,8 @@ class ReplayBackend(Backend):
         """Who answers, and the files that hold what."""
         path = Path(self.source)
         files = [path] if path.is_file() else _tables(path)
+        if path.is_file() and (log := path.with_name(path.name + "-wal")).is_file():
+            files.append(log)  # what a journal in use has not written into its main file yet
         if files:
             return Identity(f"replay:{path.absolute().name}", _digest(files)), files
         from huggingface_hub import HfApi, snapshot_download
@@ -103,12 +105,16 @@ class ReplayBackend(Backend):
 def _digest(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.read_bytes())
+        with file.open("rb") as content:
+            while part := content.read(1 << 20):
+                digest.update(part)
     return digest.hexdigest()[:16]
 
 
 def _entries(files: list[Path]) -> Iterator[tuple[_Key, Outcome]]:
     for file in files:
+        if file.name.endswith("-wal"):
+            continue  # read with its journal
         if file.suffix == ".parquet":
             yield from _from_candidates(file)
         else:
@@ -141,22 +147,18 @@ def _entry(line: bytes) -> tuple[_Key, Outcome]:
     return key, Reply(entry["reply"], **{name: entry[name] for name in names})
 
 
-def write_replies(journal: Journal, ids: Collection[str], path: Path) -> None:
-    """Write what the journal holds for rows with these ids as JSONL that `replay:` reads, oldest first."""
+def write_replies(replies: Journal, ids: Collection[str], teachers: Collection[str], path: Path) -> None:
+    """Write what the journal holds of these teachers for rows with these ids as JSONL that `replay:` reads, oldest first."""
     with path.open("w", encoding="utf-8") as lines:
-        for id, step, attempt, record in journal.entries():
-            if id in ids:
+        for id, step, attempt, record in replies.entries():
+            if id in ids and record.get("teacher") in teachers:
                 names = {("reply" if name == "text" else name): value for name, value in record.items()}
                 lines.write(json.dumps({"id": id, "step": step, "attempt": attempt, **names}, ensure_ascii=False) + "\n")
 
 
 def _from_journal(path: Path) -> Iterator[tuple[_Key, Outcome]]:
-    journal = Journal(path)
-    try:
-        for id, step, attempt, record in journal.entries():
-            yield (id, step, attempt), outcome_from_record(record)
-    finally:
-        journal.close()
+    for id, step, attempt, record in journal.read(path):
+        yield (id, step, attempt), outcome_from_record(record)
 
 
 def _tables(folder: Path) -> list[Path]:

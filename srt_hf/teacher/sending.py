@@ -27,9 +27,11 @@ Save = Callable[[Outcome], Awaitable[None]]
 
 @dataclass
 class _Loop:
-    """What one event loop has under way. stop: resolves to why nothing more is sent. end: the wait for the tries under way."""
+    """What one event loop has under way. stop: resolves to why nothing more is sent. sends: calls of `send` that have not ended.
+    end: the wait for the tries under way."""
 
     stop: asyncio.Future[SrtError]
+    sends: int = 0
     tries: set[asyncio.Task[Outcome]] = field(default_factory=set)
     end: asyncio.Task[None] | None = None
 
@@ -55,18 +57,37 @@ class Sender:
         where a reply cannot be saved: either ends the run."""
         loop = asyncio.get_running_loop()
         state = self._loops.get(loop)
-        if state is None or (state.stop.done() and not state.tries):
+        if state is None or (state.stop.done() and not state.sends):
+            self._forget_ended_loops()
             state = self._loops[loop] = _Loop(loop.create_future())
+        state.sends += 1
         try:
             return await self._through_weather(request, identity, save, state)
         except (TeacherError, JournalError) as error:
             if not state.stop.done():
                 state.stop.set_result(error)
-            await self._last_replies(state)
+            await self.last_replies()
             raise
         except asyncio.CancelledError:
-            await self._last_replies(state)
+            await self.last_replies()
             raise
+        finally:
+            state.sends -= 1
+
+    def _forget_ended_loops(self) -> None:
+        # A state's futures refer to their loop, so that a weak key alone frees nothing.
+        for loop in [loop for loop, state in self._loops.items() if not loop.is_running() and not state.sends]:
+            del self._loops[loop]
+
+    async def last_replies(self) -> None:
+        """Wait for what the running loop has sent: each reply is saved when it comes. For whatever ends a run, since the loop may
+        never run again after it."""
+        state = self._loops.get(asyncio.get_running_loop())
+        if state is None:
+            return
+        if state.end is None or state.end.done():
+            state.end = asyncio.ensure_future(_wait_for(state.tries))
+        await asyncio.shield(state.end)
 
     async def _through_weather(self, request: Request, identity: Identity, save: Save | None, state: _Loop) -> Outcome:
         began = time.monotonic()
@@ -93,11 +114,12 @@ class Sender:
 
     def _note(self, endpoint: Endpoint, problem: Weather | Stumble, sent_at: float) -> None:
         """What a try without an answer says about its server."""
-        if isinstance(problem, Weather) and problem.overloaded:
-            self._fleet.overloaded(endpoint, sent_at)
-        elif isinstance(problem, Weather):
+        if isinstance(problem, Weather) and not problem.overloaded:
             self.counts["requests"] -= 1  # it found nobody
             self._fleet.lost(endpoint)
+        else:
+            overloaded = isinstance(problem, Weather)
+            self._fleet.refused(endpoint, sent_at, overloaded, getattr(problem, "retry_after", None))
 
     async def _slot(self, began: float, state: _Loop) -> Endpoint:
         """A slot, unless sending has stopped or the outage has lasted too long."""
@@ -111,7 +133,8 @@ class Sender:
                     raise state.stop.result()
                 if turn.done():
                     return turn.result()
-                self._check_outage(began, "no server can be reached")
+                self._fleet.reclaim()
+                self._check_outage(began, "no server takes a request")
         except BaseException:
             self._fleet.leave(turn, asyncio.get_running_loop())
             raise
@@ -154,12 +177,6 @@ class Sender:
             await save(outcome)
         return outcome
 
-    async def _last_replies(self, state: _Loop) -> None:
-        """Wait for what the loop has sent: each reply is saved when it comes."""
-        if state.end is None or state.end.done():
-            state.end = asyncio.ensure_future(_wait_for(state.tries))
-        await asyncio.shield(state.end)
-
     def _check_outage(self, began: float, problem: str) -> None:
         if self._fleet.changed and not self._fleet.limit:
             raise TeacherError(
@@ -176,11 +193,11 @@ class Sender:
             warnings.warn(f"{failure} Further rejections are counted, not shown.", stacklevel=2)
 
     async def _works(self, endpoint: Endpoint, since: float, identity: Identity) -> bool:
-        """Whether the teacher answers others, so that what keeps failing is this one request and not an outage.
+        """Whether this server answers others, so that what keeps failing is this one request and not an outage.
 
-        Where no reply came to anybody in the meantime, one word is asked for.
+        Where no reply of its came to anybody in the meantime, one word is asked for.
         """
-        if self._last_reply > since:
+        if endpoint.last_reply > since:
             return True
         self.counts["requests"] += 1
         try:
@@ -196,4 +213,6 @@ class Sender:
 async def _wait_for(tries: set[asyncio.Task[Outcome]]) -> None:
     if tries:
         logger.warning("Waiting for the last %d replies, which are paid for (Ctrl-C leaves them).", len(tries))
-        await asyncio.wait(set(tries), timeout=_LAST_REPLIES)
+        _, left = await asyncio.wait(set(tries), timeout=_LAST_REPLIES)
+        if left:
+            logger.warning("%d replies did not come in %.0f s and are not waited for any longer.", len(left), _LAST_REPLIES)

@@ -16,7 +16,11 @@ from srt_hf.errors import RequestFailed, TeacherAuthError, TeacherError
 from srt_hf.network import BROKEN, CONNECT_TIMEOUT, NOT_CONNECTED, REFUSED
 from srt_hf.teacher.protocol import Stumble, Weather
 
-_TOO_LONG = re.compile(r"max_(new|total|input)_tokens|context (length|window)|too (long|many tokens)|maximum.{0,40}tokens", re.I)
+_TOO_LONG = re.compile(
+    r"max_(new|total|input)_tokens|context (length|window|size)|too (long|many tokens)|"
+    r"(maximum|less than|longer than).{0,40}tokens",
+    re.I,
+)
 
 
 def translate(error: Exception, where: str) -> Exception:
