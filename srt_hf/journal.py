@@ -30,8 +30,15 @@ _TABLE = """CREATE TABLE IF NOT EXISTS replies (
     record TEXT NOT NULL,
     created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
 )"""
+# Rows that were answered by a reply of another row's: the same text is paid for once.
+_ALSO = """CREATE TABLE IF NOT EXISTS also (
+    key TEXT, id TEXT, step TEXT, attempt INTEGER,
+    PRIMARY KEY (key, id, step, attempt)
+)"""
+_INSERT_ALSO = "INSERT OR IGNORE INTO also (key, id, step, attempt) VALUES (?, ?, ?, ?)"
 _INSERT = "INSERT OR REPLACE INTO replies (key, id, step, attempt, record) VALUES (?, ?, ?, ?, ?)"
 _ENTRIES = "SELECT id, step, attempt, record FROM replies ORDER BY rowid"
+_ENTRIES_ALSO = "SELECT also.id, also.step, also.attempt, record FROM also JOIN replies USING (key) ORDER BY replies.rowid"
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _PAUSE = 0.02  # seconds between commits, in which more replies come for the next one
 _LOCK_TIMEOUT = 60.0  # seconds to wait for another process's commit
@@ -70,12 +77,13 @@ def read(path: Path) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
     try:
         try:
             connection = sqlite3.connect(f"{address}?mode=ro", uri=True, timeout=_LOCK_TIMEOUT)
-            rows = connection.execute(_ENTRIES)
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         except sqlite3.OperationalError:  # on a medium that takes no locks
             connection = sqlite3.connect(f"{address}?immutable=1", uri=True)
-            rows = connection.execute(_ENTRIES)
-        for id, step, attempt, record in rows:
-            yield id, step, attempt, json.loads(record)
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        for entries in (_ENTRIES, *([_ENTRIES_ALSO] if "also" in tables else [])):
+            for id, step, attempt, record in connection.execute(entries):
+                yield id, step, attempt, json.loads(record)
     except sqlite3.Error as error:
         raise _unusable(path, error) from error
     finally:
@@ -113,7 +121,17 @@ class Journal:
         with self._lock:
             self._open()
             assert self._writer is not None
-            done = self._writer.submit((key, id, step, attempt, json.dumps(record)))
+            done = self._writer.submit(_INSERT, (key, id, step, attempt, json.dumps(record)))
+        await asyncio.wrap_future(done)
+
+    async def put_also(self, key: str, *, id: str, step: str, attempt: int) -> None:
+        """Note that the reply under `key` is this row's too, so that a replay finds it by either name."""
+        with self._lock:
+            named = self._open().execute("SELECT 1 FROM replies WHERE key = ? AND id = ?", (key, id)).fetchone()
+            if named:
+                return
+            assert self._writer is not None
+            done = self._writer.submit(_INSERT_ALSO, (key, id, step, attempt))
         await asyncio.wrap_future(done)
 
     def entries(self) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
@@ -146,13 +164,13 @@ class _Writer:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._queue: queue.SimpleQueue[tuple[tuple[Any, ...], Future[None]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[str, tuple[Any, ...], Future[None]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="srt_hf-journal", daemon=True)
         self._thread.start()
 
-    def submit(self, values: tuple[Any, ...]) -> Future[None]:
+    def submit(self, insert: str, values: tuple[Any, ...]) -> Future[None]:
         done: Future[None] = Future()
-        self._queue.put((values, done))
+        self._queue.put((insert, values, done))
         return done
 
     def stop(self) -> None:
@@ -171,13 +189,14 @@ class _Writer:
             try:
                 connection = connection or _connect(self._path)
                 with connection:
-                    connection.executemany(_INSERT, [values for values, _ in work])
+                    for insert, values, _ in work:
+                        connection.execute(insert, values)
             except Exception as error:  # else the thread would end, and with it every row wait for ever
                 problem = error if isinstance(error, JournalError) else _unusable(self._path, error)
-                for _, done in work:
+                for *_, done in work:
                     _settle(done, problem)
             else:
-                for _, done in work:
+                for *_, done in work:
                     _settle(done, None)
                 time.sleep(_PAUSE)
         if connection is not None:
@@ -203,6 +222,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous=FULL")
         with connection:
             connection.execute(_TABLE)
+            connection.execute(_ALSO)
             connection.execute(
                 "PRAGMA user_version = 1"
             )  # writes, so that what cannot be written says so before a reply is bought

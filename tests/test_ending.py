@@ -21,6 +21,9 @@ from srt_hf import Reflector, Teacher
 from srt_hf.errors import ConfigError, SrtError, TeacherError, TeacherUnreachable
 from srt_hf.journal import Journal
 
+# A shell starts what runs in its background with SIGINT ignored, and children inherit that.
+INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
 
 def rows(count: int, text: str = "Say {n}.") -> Dataset:
     return Dataset.from_list([{"instruction": text.format(n=n), "output": "x"} for n in range(count)])
@@ -43,7 +46,7 @@ def test_after_a_stop_nothing_more_is_sent(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["Say {n}.", "Say it."])
 def test_ctrl_c_saves_the_replies_under_way(tmp_path: Path, text: str) -> None:
     """Also where rows of the same text wait for one of them."""
-    work = (
+    work = INTERRUPTIBLE + (
         "import sys, datasets, srt_hf\n"
         "rows = [{'instruction': sys.argv[3].format(n=n % 20), 'output': str(n % 20)} for n in range(80)]\n"
         "reflector = srt_hf.Reflector(srt_hf.Teacher(sys.argv[1], journal=sys.argv[2]))\n"
@@ -80,7 +83,7 @@ def test_a_loop_left_standing_starves_no_other(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_batch_stops(tmp_path: Path) -> None:
-    work = (
+    work = INTERRUPTIBLE + (
         "import sys, srt_hf\n"
         "reflector = srt_hf.Reflector(srt_hf.Teacher(sys.argv[1], journal=sys.argv[2]))\n"
         "batch = {'instruction': [f'Say {n}.' for n in range(40)], 'output': ['x'] * 40}\n"

@@ -428,6 +428,19 @@ def test_replay_from_a_journal(teacher: Teacher, tmp_path: Path) -> None:
     assert replayed == bought and replayed.teacher == "local/teacher@0123abcd"
 
 
+def test_rows_of_the_same_text_replay_each_by_its_own_id(teacher: Teacher, tgi: LocalTGI, tmp_path: Path) -> None:
+    for id in ("a", "b", "a"):
+        [reply] = ask(teacher, id=id, step="response")
+    assert len(tgi.chats) == 1 and teacher.journal is not None
+    write_replies(teacher.journal, {"a", "b"}, {str(teacher.identity())}, tmp_path / "replies.jsonl")
+    assert len((tmp_path / "replies.jsonl").read_text().splitlines()) == 2
+    for source in (teacher.journal.path, tmp_path / "replies.jsonl"):
+        again = Teacher(f"replay:{source}")
+        before = again.identity()
+        assert ask(again, id="a", step="response") == ask(again, id="b", step="response") == [reply]
+        assert again.identity() == before == Teacher(f"replay:{source}").identity()  # reading changes nothing
+
+
 def test_a_journals_replies_as_jsonl_replay_as_they_were(teacher: Teacher, tgi: LocalTGI, tmp_path: Path) -> None:
     refuse = {"now": False}
     tgi.fault = lambda n, body: (422, b'{"error": "no"}') if refuse["now"] else None

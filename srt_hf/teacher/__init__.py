@@ -165,6 +165,7 @@ class Teacher:
         record = self.journal.get(key)
         if record is not None:
             self._from_journal += 1
+            await self.journal.put_also(key, id=id, step=step, attempt=attempt)
             return _reply(outcome_from_record(record))
 
         async def save(outcome: Outcome) -> None:
