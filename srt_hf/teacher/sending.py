@@ -123,7 +123,8 @@ class Sender:
 
     async def _slot(self, began: float, state: _Loop) -> Endpoint:
         """A slot, unless sending has stopped or the outage has lasted too long."""
-        turn = self._fleet.take()
+        # Kept, here as in `_ask`: a coroutine that is thrown away cleans up when no loop is running any more.
+        loop, turn = asyncio.get_running_loop(), self._fleet.take()
         try:
             while True:
                 if not turn.done():
@@ -136,7 +137,7 @@ class Sender:
                 self._fleet.reclaim()
                 self._check_outage(began, "no server takes a request")
         except BaseException:
-            self._fleet.leave(turn, asyncio.get_running_loop())
+            self._fleet.leave(turn, loop)
             raise
 
     async def _try(self, endpoint: Endpoint, request: Request, identity: Identity, save: Save | None, state: _Loop) -> Outcome:
@@ -156,7 +157,7 @@ class Sender:
 
     async def _ask(self, endpoint: Endpoint, request: Request, identity: Identity, save: Save | None) -> Outcome:
         self.counts["requests"] += 1
-        sent_at = time.monotonic()
+        sent_at, loop = time.monotonic(), asyncio.get_running_loop()
         outcome: Outcome
         try:
             outcome = await endpoint.backend.generate(request, identity)
@@ -172,7 +173,7 @@ class Sender:
             self.counts["prompt_tokens"] += outcome.prompt_tokens or 0
             self.counts["completion_tokens"] += outcome.completion_tokens or 0
         finally:  # the server is free again, while the reply is being saved
-            self._fleet.give_back(endpoint, asyncio.get_running_loop())
+            self._fleet.give_back(endpoint, loop)
         if save is not None:
             await save(outcome)
         return outcome
