@@ -21,6 +21,7 @@ import srt_hf
 from srt_hf import Reflector, Teacher
 from srt_hf.errors import ConfigError, SrtError, TeacherError, TeacherUnreachable
 from srt_hf.journal import Journal
+from srt_hf.network import DROPPED_QUIETLY
 
 # A shell starts what runs in its background with SIGINT ignored, and children inherit that.
 INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -57,6 +58,7 @@ def test_ctrl_c_saves_the_replies_under_way(tmp_path: Path, text: str) -> None:
         run = subprocess.Popen([sys.executable, "-c", work, tgi.url, tmp_path / "j", text], stderr=subprocess.PIPE, text=True)
         while len(tgi.chats) < 12 and run.poll() is None:
             time.sleep(0.05)
+        time.sleep(0.4)  # until it waits: an interrupt in the middle of Python code ends the loop at once
         run.send_signal(signal.SIGINT)
         _, told = run.communicate(timeout=60)
         assert "KeyboardInterrupt" in told and re.search(r"Waiting for the last \d+ replies", told), told
@@ -203,12 +205,13 @@ def test_the_same_retry_given_again_asks_again(tmp_path: Path) -> None:
 
 
 def test_connections_do_not_add_up_over_maps(tmp_path: Path) -> None:
-    if not Path("/proc/self/fd").exists():
-        pytest.skip("only Linux tells")
+    if not Path("/proc/self/fd").exists() or not DROPPED_QUIETLY:
+        pytest.skip("only Linux tells, and before huggingface_hub 1 clients stay")
     with LocalTGI(slots=16, delay=0.01) as tgi:
         reflector = Reflector(Teacher(tgi.url, journal=tmp_path / "j"))
         held = []
         for n in range(4):
             rows(40, f"Say {n} {{n}}.").map(reflector.reflect_response)
+            gc.collect()
             held.append(len(list(Path("/proc/self/fd").iterdir())))
         assert held[-1] - held[1] < 20, held  # those of the map before are closed when the next one begins

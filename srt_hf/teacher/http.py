@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from srt_hf.errors import ConfigError, SrtError, TeacherAuthError, TeacherError, TeacherUnreachable
 from srt_hf.identity import brief
-from srt_hf.network import HUB_AWAY, httpx
+from srt_hf.network import DROPPED_QUIETLY, HUB_AWAY, httpx
 from srt_hf.teacher.protocol import Backend, Identity, Reply, Request, without_query
 from srt_hf.teacher.translation import translate
 
@@ -53,7 +53,7 @@ class _Clients:
     def take(self) -> tuple[AsyncInferenceClient, list[int]]:
         """A client with room, and its one-item count of requests in flight, for the caller to raise and lower."""
         loop = asyncio.get_running_loop()
-        if loop not in self._loops:
+        if loop not in self._loops and DROPPED_QUIETLY:
             # Clients refer to their loop, so that a weak key alone would keep their connections for ever.
             for ended in [old for old, known in self._loops.items() if not old.is_running() and not any(n for _, [n] in known)]:
                 del self._loops[ended]
