@@ -43,7 +43,7 @@ def outcome(fault: Fault | None, **options: Any) -> Reply | Exception:
     with LocalTGI(fault=fault) as tgi:
         teacher = make(tgi, **options)
         identity = teacher.identity()
-        [backend] = teacher._backends
+        [backend] = teacher._fleet.backends
         try:
             return asyncio.run(backend.generate(Request(ASK, 10, 0.0), identity))
         except Exception as error:
@@ -189,7 +189,7 @@ def test_a_web_page_tells_its_status() -> None:
         teacher = Teacher(f"tgi+http://127.0.0.1:{server.sockets[0].getsockname()[1]}", journal=False)
         async with server:
             with pytest.raises(Exception, match=r"answered|no chat completion") as caught:
-                await teacher._backends[0].generate(Request(ASK, 10, 0.0), None)  # type: ignore[arg-type]
+                await teacher._fleet.backends[0].generate(Request(ASK, 10, 0.0), None)  # type: ignore[arg-type]
         return caught.value
 
     assert [type(asyncio.run(respond(status))) for status in (503, 502, 401, 200)] == [
@@ -218,14 +218,14 @@ def test_no_answer_in_time() -> None:
 @needs_client
 def test_longer_than_the_clients_own_ten_seconds() -> None:
     teacher = Teacher("tgi+http://127.0.0.1:9", journal=False)
-    assert teacher._backends[0]._client.timeout.total == 600.0  # type: ignore[attr-defined]
+    assert teacher._fleet.backends[0]._client.timeout.total == 600.0  # type: ignore[attr-defined]
 
 
 @needs_client
 def test_nobody_there(tgi: LocalTGI) -> None:
     with pytest.raises(TeacherUnreachable, match=r"No teacher answers at http://127.0.0.1:9 "):
         Teacher("tgi+http://127.0.0.1:9", journal=False).identity()
-    [backend] = Teacher("tgi+http://127.0.0.1:9", journal=False)._backends
+    [backend] = Teacher("tgi+http://127.0.0.1:9", journal=False)._fleet.backends
     with pytest.raises(Weather, match=r"no connection to http://127.0.0.1:9"):
         asyncio.run(backend.generate(Request(ASK, 10, 0.0), Teacher(tgi.url, journal=False).identity()))
 
