@@ -82,7 +82,8 @@ def test_every_row_ends_and_the_counts_are_the_servers(rows: int, tmp_path: Path
     """30 % of all replies are bad in nine ways, and the server dies and returns twice."""
     monkeypatch.setattr("srt_hf.teacher.fleet._LOOKS", (0.05,))
     monkeypatch.setattr("srt_hf.teacher.http._PROBE_PAUSES", (0.0,))
-    monkeypatch.setattr("srt_hf.teacher.sending.backoff", lambda tries, retry_after=None: 0.01)
+    for module in ("sending", "fleet"):
+        monkeypatch.setattr(f"srt_hf.teacher.{module}.backoff", lambda tries, retry_after=None: 0.01)
     generate, found_nobody = HttpBackend.generate, []
 
     async def watched(*arguments: Any) -> Any:

@@ -21,6 +21,7 @@ from srt_hf.errors import ConfigError, SrtError, TeacherError, TeacherUnreachabl
 from srt_hf.teacher.pacing import AdaptiveLimit, backoff
 from srt_hf.teacher.protocol import Backend, Identity
 
+_IN_A_ROW = 8  # failures without a reply between them, after which a server is thought to answer nobody
 # Seconds between looks at a server that is away: the first soon, because a single refused connection need not mean much.
 _LOOKS = (0.2, 1.0, 2.0, 5.0, 10.0)
 
@@ -34,7 +35,7 @@ class Endpoint:
         self.limit = AdaptiveLimit()
         self.last_reply = 0.0  # time.monotonic
         self.not_before = 0.0  # it is left alone until then
-        self.rests = 0  # in a row, without a reply between them
+        self.failures = self.rests = 0  # in a row, without a reply between them
         self._told: int | None = None
         # Slots by the loop that holds them: a map that fails leaves its loop standing, and slots that nobody will give back.
         self.held: Counter[asyncio.AbstractEventLoop] = Counter()
@@ -137,7 +138,7 @@ class Fleet:
         """A reply came."""
         with self._lock:
             endpoint.last_reply = time.monotonic()
-            endpoint.not_before, endpoint.rests = 0.0, 0
+            endpoint.not_before, endpoint.failures, endpoint.rests = 0.0, 0, 0
             endpoint.limit.succeeded()
             self._hand_out()
 
@@ -149,7 +150,10 @@ class Fleet:
         with self._lock:
             if overloaded:
                 endpoint.limit.overloaded(sent_at, endpoint.held.total())
-            answers_nobody = endpoint.last_reply < sent_at and (not overloaded or endpoint.limit.value == 1)
+            endpoint.failures += 1
+            # One bad reply in three is no reason to leave a server alone.
+            full = overloaded and endpoint.limit.value == 1 and endpoint.last_reply < sent_at
+            answers_nobody = full or (not overloaded and endpoint.failures >= _IN_A_ROW)
             now = time.monotonic()
             if now < endpoint.not_before or not (answers_nobody or retry_after):
                 return
