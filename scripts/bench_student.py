@@ -9,13 +9,11 @@ A row is four candidates: original, instruction, response, both. What was measur
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -25,7 +23,7 @@ import transformers
 import srt_hf
 from srt_hf.cli import option, parse, run
 from srt_hf.errors import ConfigError, DataError
-from srt_hf.report import render_table
+from srt_hf.report import render_table, write_json
 from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE
 from srt_hf.scoring import BATCH, StagedScorer
 from srt_hf.sources import prepare
@@ -165,7 +163,7 @@ def main(given: Arguments) -> int:
         report["stand_in"] = stand_in(rows, ways["proxy"].losses, ways["float32"].losses, srt_hf.select)
         print("\nThe proxy instead of the student:", ", ".join(f"{name} {value}" for name, value in report["stand_in"].items()))
     if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(given.json, report)
     return 0
 
 

@@ -32,7 +32,7 @@ from huggingface_hub import AsyncInferenceClient
 import srt_hf
 from srt_hf.cli import option, parse, run
 from srt_hf.network import httpx
-from srt_hf.report import render_table
+from srt_hf.report import render_table, write_json
 from srt_hf.schema import TRIPLE, features
 
 SETTLING = 0.2  # the share of a run before anything is measured
@@ -165,7 +165,7 @@ def drill(given: Arguments) -> dict[str, Any]:
 def main(given: Arguments) -> int:
     report = {**asdict(given), **(drill(given) if given.faults else compare(given))}
     if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(given.json, report)
     return 0
 
 

@@ -223,9 +223,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         with connection:
             connection.execute(_TABLE)
             connection.execute(_ALSO)
-            connection.execute(
-                "PRAGMA user_version = 1"
-            )  # writes, so that what cannot be written says so before a reply is bought
+            # It writes, so that what cannot be written says so before a reply is bought.
+            connection.execute("PRAGMA user_version = 1")
     except (OSError, sqlite3.Error) as error:
         raise _unusable(path, error) from error
     return connection

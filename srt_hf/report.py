@@ -78,7 +78,7 @@ class Report:
 
     def save(self, path: str | Path) -> None:
         """Write the report as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, self.to_dict())
 
     def table(self) -> str:
         """The report as the one table that a command prints at its end."""
@@ -141,6 +141,11 @@ def _at_most(value: float) -> str:
 
 def _change(before: dict[str, float] | None, after: dict[str, float] | None, form: str) -> str:
     return " → ".join("–" if group is None else form.format(group["p50"]) for group in (before, after))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as JSON that a person can read."""
+    Path(path).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def render_table(head: list[str], lines: Iterable[list[str]]) -> str:

@@ -50,8 +50,7 @@ class Window:
             keep -= over + len(tokenizer.encode(_GAP, add_special_tokens=False))
             if keep < _LEAST:
                 return None
-            head = -(-keep // 2)
-            shown = tokenizer.decode(ids[:head]) + _GAP + tokenizer.decode(ids[len(ids) - (keep - head) :])
+            shown = _GAP.join(map(tokenizer.decode, _ends(ids, keep)))
         return None
 
     def guess(self, teacher: Identity, build: Build, answer: str, max_tokens: int) -> str | None:
@@ -62,8 +61,7 @@ class Window:
         room = int(_CHARACTERS * tokens) - sum(len(turn["content"]) for turn in build(_GAP))
         if not _CHARACTERS * _LEAST <= room < len(answer):
             return None
-        head = -(-room // 2)
-        return answer[:head] + _GAP + answer[len(answer) - (room - head) :]
+        return _GAP.join(_ends(answer, room))
 
     def _of(self, teacher: Identity) -> Any:
         """The teacher's tokenizer, None where its name leads to none: a server may call its model as it likes."""
@@ -75,8 +73,14 @@ class Window:
 
 def _room(teacher: Identity, max_tokens: int) -> int | None:
     """Tokens that a prompt may have, None where the server does not tell."""
-    told = [teacher.max_total_tokens - max_tokens] if teacher.max_total_tokens is not None else []
-    return min([*told, *([teacher.max_input_tokens] if teacher.max_input_tokens is not None else [])], default=None)
+    beside = None if teacher.max_total_tokens is None else teacher.max_total_tokens - max_tokens
+    return min((told for told in (beside, teacher.max_input_tokens) if told is not None), default=None)
+
+
+def _ends(whole: Any, keep: int) -> tuple[Any, Any]:
+    """The first and the last of a sequence, `keep` in all."""
+    head = -(-keep // 2)
+    return whole[:head], whole[len(whole) - (keep - head) :]
 
 
 def _load(teacher: Identity) -> Any:

@@ -23,6 +23,7 @@ from srt_hf.student.attention import PACKED, over, tensor_on
 from srt_hf.student.batches import Batch, pack, packing_order, pad, padding_order
 from srt_hf.student.head import TargetHead
 from srt_hf.student.plan import Pass
+from srt_hf.student.probe import free_memory
 
 # Tokens a forward pass: on a CPU more than 2,000 gain nothing (scripts/bench_student.md); a GPU wants more.
 _TOKENS = {"cpu": 2048, "cuda": 16384}
@@ -215,9 +216,7 @@ def _kind(model: Any) -> str:
 
 def _default_budget(model: Any) -> int:
     kind = _kind(model)
-    if kind == "cuda":
-        torch.cuda.empty_cache()  # what a model before this one had counts as used
-    room = _LOGIT_SHARE * torch.cuda.mem_get_info(model.device)[0] if kind == "cuda" else _LOGIT_BYTES
+    room = _LOGIT_SHARE * free_memory(model.device) if kind == "cuda" else _LOGIT_BYTES
     return max(1, min(_TOKENS[kind], int(room) // (4 * model.config.get_text_config().vocab_size)))
 
 

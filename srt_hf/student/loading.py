@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,18 +36,6 @@ def pick_device(device: str | None, rank: int | None) -> str:
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{(rank or 0) % torch.cuda.device_count()}"
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes that a model may still take there; infinite where nothing tells."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        [kibibytes] = re.findall(r"^MemAvailable: +(\d+) kB$", Path("/proc/meminfo").read_text(), re.M)
-    except (OSError, ValueError):
-        return math.inf
-    return int(kibibytes) * 1024
 
 
 def resolve_dtype(dtype: str, device: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -33,6 +36,18 @@ def fastest_dtype(device: str) -> str:
         for dtype in (torch.bfloat16, torch.float32)
     )
     return "bfloat16" if half * _CLEARLY_FASTER < full else "float32"
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that may still be taken there; infinite where nothing tells."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what a model before this one had counts as used
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        [kibibytes] = re.findall(r"^MemAvailable: +(\d+) kB$", Path("/proc/meminfo").read_text(), re.M)
+    except (OSError, ValueError):
+        return math.inf
+    return int(kibibytes) * 1024
 
 
 def _wait(device: torch.device) -> None:

@@ -14,8 +14,9 @@ from srt_hf.identity import model_identity, shown_name
 from srt_hf.metrics import ifd, r_ifd
 from srt_hf.schema import COUNTS, NLLS, ORIGINAL, SCORE, Score, batch_columns
 from srt_hf.student.forks import fork_safe
-from srt_hf.student.loading import DTYPES, Loaded, free_memory, load, pick_device, resolve_dtype
+from srt_hf.student.loading import DTYPES, Loaded, load, pick_device, resolve_dtype
 from srt_hf.student.plan import Pair, Plan, make_plan
+from srt_hf.student.probe import free_memory
 from srt_hf.student.text import check_template
 
 # Raised whenever the same model and text begin to give other numbers: part of every map fingerprint.

@@ -74,10 +74,10 @@ class ReplayBackend(Backend):
         """Who answers, and the files that hold what."""
         path = Path(self.source)
         files = [path] if path.is_file() else _tables(path)
-        if path.is_file() and (log := path.with_name(path.name + "-wal")).is_file():
-            files.append(log)  # what a journal in use has not written into its main file yet
         if files:
-            return Identity(f"replay:{path.absolute().name}", _digest(files)), files
+            # Beside a journal in use lies what it has not written into its main file yet.
+            logs = [log for file in files if (log := file.with_name(file.name + "-wal")).is_file()]
+            return Identity(f"replay:{path.absolute().name}", _digest([*files, *logs])), files
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
@@ -113,8 +113,6 @@ def _digest(files: list[Path]) -> str:
 
 def _entries(files: list[Path]) -> Iterator[tuple[_Key, Outcome]]:
     for file in files:
-        if file.name.endswith("-wal"):
-            continue  # read with its journal
         if file.suffix == ".parquet":
             yield from _from_candidates(file)
         else:
