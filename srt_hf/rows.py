@@ -174,6 +174,7 @@ def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
         "r_ifd": scores[choice]["r_ifd"],
         "original_ifd": scores[first]["ifd"],
         "original_r_ifd": scores[first]["r_ifd"],
+        "flags": row.get("flags") or [],  # rows that nobody has looked at, too: a null list ends a bare `map`
     }
     return row_columns(row, {name: values[name] for name in FLAT_COLUMNS})
 

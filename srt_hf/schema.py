@@ -1,8 +1,8 @@
 """Column names and Arrow types of every stage, written once.
 
 A row keeps its original columns and gains `id`, `candidates`, `scores`, `scored_by` and the decision (`choice`, `origin`,
-`kept`, `reason`). Map functions return their columns through `row_columns` (batched: `batch_columns`), because `Dataset.map`
-guesses a column's type from the first values that it sees, and a column of 1,000 Nones would become type null.
+`kept`, `reason`), and `flags`. Map functions return their columns through `row_columns` (batched: `batch_columns`), because
+`Dataset.map` guesses a column's type from the first values that it sees, and a column of 1,000 Nones would become type null.
 """
 
 from __future__ import annotations
@@ -45,6 +45,17 @@ MISSING = {
     "empty_output": "there is no response to score",
     "too_long": "the prompt fills the student's window and leaves no target token, or the pass does not fit into memory",
     "not_finite": "the student's loss is not a finite number",
+    "not_recorded": "published scores hold no row here, or the 0 that the paper's code writes where it failed",
+}
+
+# What a look at the text alone finds in the chosen pair (column `flags`). A flag is a remark: no row is left out for it.
+FLAGS = {
+    "duplicate": "an earlier kept pair is the same but for case and white space",
+    "near_duplicate": "an earlier kept pair has nearly the same words",
+    "boilerplate": "words about the rewriting itself, or tags of the requested form, are left in the text",
+    "refusal": "the response declines the task",
+    "placeholder": "the text has a slot that nobody filled, such as [Your Name]",
+    "other_language": "the text is in another language than the original",
 }
 
 NLLS = ("nll_y", "nll_y_given_x", "nll_x", "nll_x_given_y")
@@ -92,6 +103,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "origin": pa.string(),
     "kept": pa.bool_(),
     "reason": pa.string(),
+    "flags": pa.list_(pa.string()),
     **{field.name: field.type for field in SCORE},
     **{f"original_{name}": pa.string() for name in TRIPLE},
     "original_ifd": pa.float64(),
@@ -100,10 +112,11 @@ COLUMNS: dict[str, pa.DataType] = {
 
 REPO_TAG = "srt-hf"  # on the card of every repo of this tool; an existing repo without it is not written to
 DECISION = ("choice", "origin", "kept", "reason")
-STAGE_COLUMNS = ("candidates", "scores", "scored_by", *DECISION)  # what the method adds to a row, besides `id`
+SCORED_COLUMNS = ("scores", "scored_by")  # what a scorer adds
+STAGE_COLUMNS = ("candidates", *SCORED_COLUMNS, *DECISION, "flags")  # what the method adds to a row, besides `id`
 # The stages' tables on the Hub.
 CANDIDATES_COLUMNS = ("id", *TRIPLE, "candidates")
-SCORES_COLUMNS = ("id", "scores", "scored_by", *DECISION)
+SCORES_COLUMNS = ("id", *SCORED_COLUMNS, *DECISION, "flags")
 FLAT_COLUMNS = (
     "id",
     *TRIPLE,
@@ -114,6 +127,7 @@ FLAT_COLUMNS = (
     *(f"original_{name}" for name in TRIPLE),
     "original_ifd",
     "original_r_ifd",
+    "flags",
 )
 
 
