@@ -36,8 +36,9 @@ class SourceArguments:
     dataset: str = option("tatsu-lab/alpaca", "Hub id, local JSON, JSONL, Parquet or CSV file, or saved dataset")
     dataset_config: str | None = option(None, "config of a Hub dataset")
     split: str = option("train", "split")
-    revision: str | None = option(None, "branch, tag or commit of a Hub dataset")
+    dataset_revision: str | None = option(None, "branch, tag or commit of a Hub dataset")
     candidates: str | None = option(None, "repo or output folder of an earlier run: choose from its candidates, ask no teacher")
+    scores: str | None = option(None, "repo or folder with the student's scores of --candidates: choose by them, load no model")
     limit: int | None = option(None, "how many rows to take, the first ones [all]")
     id_column: str | None = option(None, "column of distinct ids [id, if there is one]; with '' they are made from the text")
     instruction_column: str | None = option(None, "the dataset's own name for `instruction`")
@@ -47,6 +48,8 @@ class SourceArguments:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit is {self.limit}.", "Give at least 1, or leave it out for all rows.")
+        if self.scores and not self.candidates:
+            raise ConfigError("--scores are of candidates that exist.", "Name those with --candidates.")
 
 
 @dataclass
@@ -88,27 +91,34 @@ class OutputArguments:
     repo: str | None = option(None, "dataset repo on the Hub, such as org/srecycled-alpaca; without it nothing is pushed")
     private: bool = option(False, "make the new Hub repo private")
     create_pr: bool = option(False, "open a pull request on the Hub repo instead of writing to its main branch")
+    revision: str | None = option(None, "branch of the Hub repo to write to, made where there is none [main]")
     overwrite: bool = option(False, "replace all tables of the Hub repo, even if this tool did not make it")
     replies: bool = option(False, "add replies.jsonl: what the teacher wrote, word for word, for replay:")
     output_dir: str = option("recycled", "folder that gets what the repo gets: Parquet, card, report")
 
     def __post_init__(self) -> None:
-        if not self.repo and (self.private or self.create_pr or self.overwrite):
-            raise ConfigError("--private, --create_pr and --overwrite are about the Hub repo.", "Name it with --repo.")
+        if not self.repo and any(self.where().values()):
+            raise ConfigError("--private, --create_pr, --revision and --overwrite are about the repo.", "Name it with --repo.")
+
+    def where(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("private", "create_pr", "revision", "overwrite")}
 
 
-def load_source(source: SourceArguments) -> Any:
+def load_source(source: SourceArguments, student: str) -> Any:
+    revision = source.dataset_revision
     if source.candidates:
-        rows = srt_hf.load_candidates(source.candidates, source.revision)
+        scored = {"scores": source.scores, "student": student} if source.scores else {}
+        rows = srt_hf.load_candidates(source.candidates, revision, **scored)
     else:
-        rows = srt_hf.load_rows(source.dataset, name=source.dataset_config, split=source.split, revision=source.revision)
+        rows = srt_hf.load_rows(source.dataset, name=source.dataset_config, split=source.split, revision=revision)
     return rows if source.limit is None else rows.select(range(min(source.limit, len(rows))))
 
 
 def provenance(source: SourceArguments) -> srt_hf.Provenance:
     name = source.candidates or source.dataset
-    is_file = Path(name).exists()
-    return srt_hf.Provenance(Path(name).name if is_file else name, not is_file, command())
+    if Path(name).exists():
+        return srt_hf.Provenance(Path(name).name, command=command())
+    return srt_hf.Provenance(name, True, command(), **hub.about_source(name, source.dataset_revision))
 
 
 def main(
@@ -123,28 +133,27 @@ def main(
     options = asking.options()
     columns = {name: getattr(source, f"{name}_column") or "" for name in TRIPLE}
     if cost.estimate:
-        prepared = prepare(load_source(source), columns=columns, id_column=source.id_column)
+        prepared = prepare(load_source(source, scoring.student), columns=columns, id_column=source.id_column)
         asked = {name: options[name] for name in ("mode", "prompts", "structured")}
         print(estimate(prepared, rate=cost.rate, prices=cost.prices, **asked))
         return 0
     selector = srt_hf.Selector(rule=selection.rule, keep=selection.keep)
-    deciding: dict[str, Any] = {"student": scoring.make(), "selector": selector, "proxy": scoring.proxy, "margin": scoring.margin}
+    deciding: dict[str, Any] = {"selector": selector, "proxy": scoring.proxy, "margin": scoring.margin}
+    deciding["student"] = None if source.scores else scoring.make()
     teacher = None if source.candidates else teaching.make()
     # What is wrong with the target shows before anything is paid for.
     hub.check_folder(Path(output.output_dir))
-    pushing: dict[str, Any] = {"private": output.private, "overwrite": output.overwrite}
-    others = hub.check_target(output.repo, **pushing) if output.repo else []
-    rows = load_source(source)
+    existing = hub.check_target(output.repo, **output.where()) if output.repo else None
+    rows = load_source(source, scoring.student)
     if teacher is None:
         recycled = srt_hf.reselect(rows, **deciding)
     else:
         options |= {"columns": columns, "id_column": source.id_column, "prices": cost.prices}
         recycled = srt_hf.recycle(rows, teacher=teacher, **deciding, **options)
-    made = provenance(source)
-    saving: dict[str, Any] = {"provenance": made, "replies": output.replies}
-    recycled.save_to_disk(output.output_dir, repo_id=output.repo, other_configs=others, **saving)
+    saving: dict[str, Any] = {"provenance": provenance(source), "replies": output.replies}
+    recycled.save_to_disk(output.output_dir, repo_id=output.repo, existing=existing, **saving)
     print(recycled.report.table())
-    print(f"\nSaved to {output.output_dir}.")
+    print(f"\nSaved to {output.output_dir}; {recycled.page} in it is for looking through all rows.")
     if not recycled.report.kept:
         print(f"No row was kept, so nothing is pushed. Top reasons: {top_reasons(recycled.report)}.", file=sys.stderr)
         if recycled.report.nothing_replayed:
@@ -153,7 +162,7 @@ def main(
     if not output.repo:
         print("No --repo was given, so nothing was pushed to the Hub.")
         return 0
-    print(f"Pushed: {recycled.push_to_hub(output.repo, create_pr=output.create_pr, **saving, **pushing)}")
+    print(f"Pushed: {recycled.push_to_hub(output.repo, **saving, **output.where())}")
     return 0
 
 

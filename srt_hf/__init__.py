@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from srt_hf import evaluation as evaluation
-    from srt_hf.card import Provenance as Provenance
     from srt_hf.errors import SrtError as SrtError
     from srt_hf.pipeline import recycle as recycle
     from srt_hf.pipeline import reselect as reselect
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from srt_hf.published import load_candidates as load_candidates
     from srt_hf.reflection import Reflector as Reflector
     from srt_hf.reflection import reflect as reflect
+    from srt_hf.report import Provenance as Provenance
     from srt_hf.result import Recycled as Recycled
     from srt_hf.rows import flatten as flatten
     from srt_hf.rows import to_messages as to_messages
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from srt_hf.teacher import Teacher as Teacher
 
 _HOME = {
-    "Provenance": "card",
+    "Provenance": "report",
     "SrtError": "errors",
     "recycle": "pipeline",
     "reselect": "pipeline",

@@ -1,15 +1,16 @@
-"""The dataset card: a report and a few rows in, Markdown out. No network; what is unknown stays unknown."""
+"""The dataset card: reports in, Markdown out, with what people wrote on it before. No network; what is unknown stays unknown."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from srt_hf.report import Report, rounding_words
-from srt_hf.schema import REPO_TAG
+from srt_hf.schema import FLAGS, REPO_TAG
 from srt_hf.selection import REASONS
 
 _EXAMPLE_CHARACTERS = 1_200
@@ -32,59 +33,77 @@ _KEEP_WORDS = {
     "under_one": "pairs with IFD < 1 and r-IFD < 1, whatever was rewritten",
     "all": "every pair with text in it",
 }
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What only the person who made a dataset can say of it; None is unknown and stays unknown.
-
-    source: a Hub id (`source_is_hub`) or any other name of the rows' origin. command: what was typed to make the dataset.
-    """
-
-    source: str = "a dataset"
-    source_is_hub: bool = False
-    command: str | None = None
-    license: str | None = None
-    language: str | None = None
+# The part of a card that belongs to people: comments, which a rendered card does not show.
+_OWN_BEGINS = "<!-- Yours: what stands between this line and the next comment stays when srt_hf writes this card anew. -->"
+_OWN_ENDS = "<!-- End of yours. -->"
+_OWN = re.compile(rf"{re.escape(_OWN_BEGINS)}\n(.*?){re.escape(_OWN_ENDS)}", re.DOTALL)
+_SEAL = re.compile(r"<!-- srt_hf wrote the rest: (\w+) -->\s*\Z")
 
 
 @dataclass
 class CardData:
-    """What a dataset card is made of: given (title, repo_id, provenance), from the run (report, examples: flat rows), and
-    `other_configs`, what is on the repo's card already and stays."""
+    """What a dataset card is made of: given (title, repo_id), from the runs (reports of the students whose selections the repo
+    holds, the one that `default` names first), and from the card that is there already (header, own: see `read`)."""
 
     title: str
     repo_id: str
-    report: Report
-    provenance: Provenance = field(default_factory=Provenance)
-    examples: Sequence[Mapping[str, Any]] = ()
-    other_configs: list[dict[str, Any]] = field(default_factory=list)
+    runs: Sequence[Report]
+    header: dict[str, Any] = field(default_factory=dict)
+    own: str = ""
+
+
+class Earlier(NamedTuple):
+    """A card that is there. header: its metadata. own: what people wrote in their part. edited: whether the rest is not, word for
+    word, what this tool wrote."""
+
+    header: dict[str, Any]
+    own: str
+    edited: bool
+
+
+def read(text: str) -> Earlier:
+    """Take a card apart, to write it anew with `render`. A header that is no YAML counts as edited, and is not kept."""
+    import yaml
+    from huggingface_hub import DatasetCard
+
+    if not text.strip():
+        return Earlier({}, "", False)
+    text = text.replace("\r\n", "\n")  # the Hub's own editor
+    own, seal = _OWN.search(text), _SEAL.search(text)
+    edited = not (seal and seal[1] == _digest(text))
+    try:
+        header = DatasetCard(text, ignore_metadata_errors=True).data.to_dict()
+    except (ValueError, yaml.YAMLError):
+        header, edited = {}, True
+    return Earlier(header, own[1].strip("\n") if own else "", edited)
+
+
+def _digest(text: str) -> str:
+    """Of all but the header, people's own part, and this digest."""
+    body = _SEAL.sub("", _OWN.sub("", re.sub(r"\A\s*---\n.*?\n---\n", "", text, count=1, flags=re.DOTALL)))
+    return hashlib.sha256(body.strip().encode()).hexdigest()[:16]
 
 
 def config_names(student: str) -> tuple[str, str, str]:
     """Names of the configs that a run writes: candidates, flat rows, scores."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", student.rstrip("/").rpartition("/")[2])
-    if slug in ("candidates", "default"):
+    if slug in ("candidates", "default", "reports"):
         slug += "-student"
     return "candidates", slug, f"{slug}-scores"
+
+
+def report_folder(student: str) -> str:
+    """Where a student's report and pictures lie in the repo."""
+    return f"reports/{config_names(student)[1]}"
 
 
 def render(card: CardData) -> str:
     """The card as Markdown with the Hub's YAML header."""
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    report, provenance = card.report, card.provenance
-    data = DatasetCardData(
-        pretty_name=card.title,
-        license=provenance.license,
-        language=provenance.language,
-        source_datasets=[provenance.source] if provenance.source_is_hub else None,
-        task_categories=["text-generation"],
-        size_categories=next((name for limit, name in _SIZES if report.kept < limit), None),
-        configs=_configs(card),
-        tags=[REPO_TAG, "instruction-tuning", "synthetic", "selective-reflection-tuning"],
-    )
-    return str(DatasetCard.from_template(data, template_path=str(template_path("dataset_card.md")), **_values(card)))
+    template = str(template_path("dataset_card.md"))
+    text = str(DatasetCard.from_template(DatasetCardData(**_header(card)), template_path=template, **_values(card)))
+    return f"{text.rstrip()}\n\n<!-- srt_hf wrote the rest: {_digest(text)} -->\n"
 
 
 def template_path(name: str) -> Path:
@@ -94,13 +113,44 @@ def template_path(name: str) -> Path:
     return installed if installed.is_file() else package.parent / "cards" / name
 
 
+def citation() -> str:
+    """The method's BibTeX entry."""
+    return template_path("citation.bib").read_text(encoding="utf-8").strip()
+
+
+def _header(card: CardData) -> dict[str, Any]:
+    """The metadata: what this tool knows, and whatever else is on the card already. What a person set there by hand (a licence, a
+    language, a name, more tags) stays, unless this run knows better."""
+    there, first = card.header, card.runs[0]
+    provenance = first.provenance
+    tags = [REPO_TAG, "instruction-tuning", "synthetic", "selective-reflection-tuning"]
+    return {
+        **there,
+        "pretty_name": there.get("pretty_name") or card.title,
+        "license": there.get("license") or provenance.license,
+        "language": there.get("language") or provenance.language,
+        "source_datasets": [provenance.source] if provenance.source_is_hub else there.get("source_datasets"),
+        "task_categories": ["text-generation"],
+        "size_categories": next((name for limit, name in _SIZES if first.kept < limit), None),
+        "configs": _configs(card),
+        "tags": [*tags, *(tag for tag in there.get("tags") or [] if tag not in tags)],
+    }
+
+
 def _configs(card: CardData) -> list[dict[str, Any]]:
-    candidates, flat, scores = config_names(card.report.student.get("student", "student"))
-    # An empty split cannot be loaded back, so a run that kept nothing has no flat config.
-    ours = [candidates, scores, *([flat] if card.report.kept else [])]
-    others = [config for config in card.other_configs if config.get("config_name") not in ours]
-    default = [_config("default", flat)] if card.report.kept and not _names(others, "default") else []
-    return [_config(name, name) for name in ours] + default + others
+    wanted: dict[str, None] = {}
+    for run in card.runs:
+        candidates, flat, scores = config_names(run.student.get("student", "student"))
+        # An empty split cannot be loaded back, so a run that kept nothing has no flat config.
+        wanted |= dict.fromkeys([candidates, scores, *([flat] if run.kept else [])])
+    others = [config for config in card.header.get("configs") or [] if config.get("config_name") not in wanted]
+    first = card.runs[0]
+    default = [] if _names(others, "default") or not first.kept else [_config("default", _flat(first))]
+    return [_config(name, name) for name in wanted] + default + others
+
+
+def _flat(run: Report) -> str:
+    return config_names(run.student.get("student", "student"))[1]
 
 
 def _names(configs: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
@@ -111,35 +161,58 @@ def _config(name: str, folder: str) -> dict[str, Any]:
     return {"config_name": name, "data_files": [{"split": "train", "path": f"{folder}/*.parquet"}]}
 
 
+def default_student(header: Mapping[str, Any]) -> str | None:
+    """The config of which `default` is another name, by a card's header."""
+    files = [config.get("data_files") for config in _names(header.get("configs") or [], "default")]
+    folder = re.search(r"[\w.-]+(?=/)", str(files))  # a path, a list of paths, or a list of splits with one each
+    return folder[0] if folder else None
+
+
 def _values(card: CardData) -> dict[str, Any]:
-    report, provenance = card.report, card.provenance
-    student = report.student
-    flat = config_names(student.get("student", "student"))[1]
-    is_default = _names(_configs(card), "default") == [_config("default", flat)]
+    first = card.runs[0]
+    provenance = first.provenance
+    default = default_student({"configs": _configs(card)})
     return {
         "title": inline(card.title),
         "repo_id": card.repo_id,
         "source": f"[{inline(provenance.source)}](https://huggingface.co/datasets/{provenance.source})"
         if provenance.source_is_hub
         else inline(provenance.source),
+        "runs": [_run(run, _flat(run) == default) for run in card.runs],
+        "exhaustive": any(run.mode == "exhaustive" for run in card.runs),
+        "license": _header(card)["license"],
+        "own": f"{_OWN_BEGINS}\n{card.own and card.own + chr(10)}{_OWN_ENDS}",
+        "citation": citation(),
+    }
+
+
+def _run(report: Report, is_default: bool) -> dict[str, Any]:
+    """What the card says of one student's run."""
+    student, provenance = report.student, report.provenance
+    folder = report_folder(student.get("student", "student"))
+    return {
         "report": report,
-        "reasons": REASONS,
         # A replay's replies were written by somebody else.
         "teacher": ", ".join(map(inline, report.teacher.get("writers") or [report.teacher.get("name")])),
         "student": inline(_at(student.get("student"), student.get("revision"))),
         "scoring": inline(f"{student.get('template')}, {student.get('max_length')} tokens, {student.get('dtype')}"),
         "rounding": inline(rounding_words(report.rounding)) if report.rounding else "",
         "proxy": _proxy(report.proxy),
-        "mode": _MODES[report.mode],
-        "rule": _RULE_WORDS[report.rule],
-        "keep": _KEEP_WORDS[report.keep],
-        "flat_config": flat,
+        "mode": _MODES.get(report.mode, inline(report.mode)),
+        "rule": _RULE_WORDS.get(report.rule, inline(report.rule)),
+        "keep": _KEEP_WORDS.get(report.keep, inline(report.keep)),
+        "share": f"{100 * report.kept / report.rows:.1f} %" if report.rows else "–",
+        "source_revision": inline(provenance.revision) if provenance.revision else "",
+        "config": _flat(report),
         "is_default": is_default,
-        "exhaustive": report.mode == "exhaustive",
+        "reasons": [(inline(reason), count, REASONS.get(reason, "")) for reason, count in report.reasons.items()],
+        "flags": [(inline(flag), count, FLAGS.get(flag, "")) for flag, count in report.flags.items()],
+        "medians": list(report.medians().values()),
         "distributions": _distributions(report),
-        "examples": [_example(row) for row in card.examples],
+        "plots": [(_plain(plot["title"]), _plain(plot["words"]), f"{folder}/{plot['name']}.png") for plot in report.plots],
+        "page": f"{folder}/report.html" if report.plots else "",
+        "examples": [_example(row) for row in report.examples],
         "command": block(provenance.command) if provenance.command else "From Python, with `srt_hf.recycle`.",
-        "license": provenance.license,
     }
 
 
@@ -209,3 +282,8 @@ def inline(text: object) -> str:
     """A stranger's short text as inline code: one line, no backticks, no table breaks."""
     clean = " ".join(str(text).replace("`", "'").replace("|", "/").split())[:200]
     return f"`{clean}`"
+
+
+def _plain(text: str) -> str:
+    """Words for the alternative text of a picture: nothing that Markdown or HTML reads."""
+    return re.sub(r"[^\w .,:;()%/–-]+", " ", text)[:400]

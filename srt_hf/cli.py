@@ -16,6 +16,12 @@ from typing import Any, NoReturn
 
 from srt_hf.errors import ConfigError, SrtError
 
+_QUERY = re.compile(r"(https?://[^\s'?]+)\?[^\s']*")
+# Where a word holds an absolute path among other things: two parts at least, since "</s>" is no path.
+_PATH = re.compile(r"""(?<![\w:/.~-])(?:~[^\s'"/]*(?:/[^\s'",;:{}\[\]/]+)+|(?:/[^\s'",;:{}\[\]/]+){2,})/?""")
+_TOKEN_OPTION = re.compile(r""" --(?:push[_-]to[_-])?hub[_-]token(?:=| )(?:'[^']*'|\S+)""")
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{30,}")
+
 
 def option(default: Any, help: str, **more: Any) -> Any:
     """A dataclass field that is an option of the command line, with what argparse shall know of it."""
@@ -94,9 +100,26 @@ def _refuse(complaint: str) -> NoReturn:
 
 
 def command() -> str:
-    """The command as it was given, but for the queries of addresses, which may hold a secret."""
-    given = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    return re.sub(r"(https?://[^\s'?]+)\?[^\s']*", r"\1", given)
+    """The command as it was given and as it may be published: see `publishable`."""
+    return publishable(shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]))
+
+
+def publishable(command: str) -> str:
+    """A command without tokens, without the queries of addresses, which may hold a secret, and with the last part of each
+    absolute path only.
+
+    >>> publishable("python scripts/train_sft.py --dataset /home/me/rows.jsonl --hub_token hf_x --output_dir=out")
+    'python scripts/train_sft.py --dataset rows.jsonl --output_dir=out'
+    """
+    words = [_without_path(_QUERY.sub(r"\1", word)) for word in shlex.split(_TOKEN_OPTION.sub("", command))]
+    return _TOKEN.sub("hf_…", shlex.join(words))
+
+
+def _without_path(word: str) -> str:
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    if Path(value).is_absolute() or value.startswith(("~", "..")):
+        return option + equals + Path(value).name
+    return option + equals + _PATH.sub(lambda match: Path(match[0]).name, value)
 
 
 def run(main: Callable[[], int], interrupted: str = "") -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from srt_hf.errors import ConfigError, HubError
 from srt_hf.schema import REPO_TAG
@@ -30,7 +31,7 @@ def check_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         finished = [entry for entry in folder.iterdir() if not entry.name.startswith(UNFINISHED)]
-        foreign = finished and not (folder / "report.json").is_file()
+        foreign = finished and not any(folder.glob("reports/*/report.json"))
         # An earlier result is moved to a folder beside it.
         writable = os.access(folder, os.W_OK) and (not finished or os.access(folder.parent, os.W_OK))
     except OSError as error:
@@ -80,29 +81,68 @@ def write_table(dataset: Dataset, folder: Path) -> None:
         shard.to_parquet(str(folder / f"train-{n:05d}-of-{shards:05d}.parquet"))
 
 
-def check_target(repo_id: str, *, private: bool = False, overwrite: bool = False) -> list[dict[str, Any]]:
-    """Make sure that `repo_id` may be written to, before anything is paid for, and return the configs on its card that stay.
+class Existing(NamedTuple):
+    """What is on the Hub already and stays. commit: the state that was looked at, None where there is no repo. card: its text.
+    reports: local copies of its report.json files."""
 
-    `overwrite` lets none stay. Raises HubError for a wrong or missing token, a repo that this tool did not make (unless
-    `overwrite`), or `private` asked of a repo that exists and is public.
+    commit: str | None = None
+    card: str = ""
+    reports: tuple[Path, ...] = ()
+
+
+def check_target(
+    repo_id: str, *, private: bool = False, overwrite: bool = False, revision: str | None = None, create_pr: bool = False
+) -> Existing:
+    """Make sure that `repo_id` may be written to, before anything is paid for, and return what is there and stays.
+
+    With `overwrite` nothing stays. Raises HubError for a wrong or missing token, a repo that this tool did not make (unless
+    `overwrite`), or `private` asked of a repo that exists and is public; ConfigError for a pull request to another branch.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
+    if revision and create_pr:
+        raise ConfigError("A pull request goes to the main branch.", "Give either --revision or --create_pr.")
     api = HfApi()
     with _hub_errors(repo_id):
         api.whoami()
         try:
-            info = api.dataset_info(repo_id)
+            info = api.dataset_info(repo_id, revision=revision)
+        except RevisionNotFoundError:
+            info = api.dataset_info(repo_id)  # where the new branch will begin
         except RepositoryNotFoundError:
-            return []
+            return Existing()
         if private and not info.private:
             raise HubError(f"{repo_id} exists and is public.", "Make it private in its settings, or leave --private out.")
         content = {file.rfilename for file in info.siblings or []} - {".gitattributes"}
         card = info.card_data.to_dict() if info.card_data else {}
         if content and REPO_TAG not in (card.get("tags") or []) and not overwrite:
             raise HubError(f"{repo_id} exists and was not made by this tool.", "Name another repo, or pass --overwrite.")
-        return [] if overwrite else [config for config in card.get("configs") or [] if isinstance(config, dict)]
+        return Existing(info.sha) if overwrite else _existing(api, repo_id, str(info.sha), content)
+
+
+def _existing(api: HfApi, repo_id: str, commit: str, content: set[str]) -> Existing:
+    """Card and reports of a repo at a commit."""
+
+    def fetch(name: str) -> Path:
+        return Path(api.hf_hub_download(repo_id, name, repo_type="dataset", revision=commit))
+
+    card = fetch("README.md").read_text(encoding="utf-8", errors="replace") if "README.md" in content else ""
+    reports = sorted(name for name in content if re.fullmatch(r"reports/[^/]+/report\.json", name))
+    return Existing(commit, card, tuple(fetch(name) for name in reports))
+
+
+def about_source(repo_id: str, revision: str | None = None) -> dict[str, Any]:
+    """What the card of a source dataset says of its licence and language, and its commit; {} where the Hub does not answer."""
+    from huggingface_hub import HfApi
+
+    try:
+        with _hub_errors(repo_id):
+            info = HfApi().dataset_info(repo_id, revision=revision)
+    except HubError:
+        return {}
+    card = info.card_data.to_dict() if info.card_data else {}
+    return {"license": card.get("license"), "language": card.get("language"), "revision": info.sha}
 
 
 def push_folder(
@@ -110,16 +150,20 @@ def push_folder(
     repo_id: str,
     *,
     message: str,
+    tag: str,
     private: bool = False,
     create_pr: bool = False,
+    revision: str | None = None,
     overwrite: bool = False,
+    parent_commit: str | None = None,
     other_students: bool = False,
 ) -> str:
-    """Put the folder's files into the dataset repo in one commit; shards of an earlier run in the same configs go with it, and
-    with `overwrite` all other tables too.
+    """Put the folder's files into the dataset repo in one commit, and tag it; files of an earlier run in the same folders go
+    with it, and with `overwrite` all other tables and reports too.
 
-    Creates the repo where it does not exist. Returns the commit's or pull request's URL. Raises HubError, also where
-    `other_students` selected from other candidates than the folder's: their scores would be parallel to nothing.
+    Creates the repo and the branch `revision` where they do not exist. Returns the commit's or pull request's URL. Raises
+    HubError, also where the repo is no longer at `parent_commit`, or where `other_students` selected from other candidates than
+    the folder's: their scores would be parallel to nothing.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -128,12 +172,14 @@ def push_folder(
     names = {path.relative_to(folder).as_posix() for path in files}
     with _hub_errors(repo_id):
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        if other_students and not _same_candidates(api, repo_id, folder):
+        if revision:
+            api.create_branch(repo_id, repo_type="dataset", branch=revision, exist_ok=True)
+        if other_students and not _same_candidates(api, repo_id, folder, revision):
             raise HubError(
                 f"{repo_id} holds the selection of another student from other candidates.",
                 "Push to another repo, or pass --overwrite to replace everything in it.",
             )
-        stale = _stale(api, repo_id, names, overwrite)
+        stale = _stale(api, repo_id, names, overwrite, revision)
         commit = api.create_commit(
             repo_id,
             [
@@ -142,27 +188,44 @@ def push_folder(
             ],
             commit_message=message,
             repo_type="dataset",
+            revision=revision,
             create_pr=create_pr,
+            parent_commit=parent_commit,
         )
+    if not commit.pr_url:
+        _tag(api, repo_id, tag, commit.oid)
     return commit.pr_url or commit.commit_url
 
 
-def _same_candidates(api: HfApi, repo_id: str, folder: Path) -> bool:
+def _tag(api: HfApi, repo_id: str, name: str, commit: str) -> None:
+    """Tag a commit, the second of this name with "-2" at its end. Where that fails the data is there, so it is only said."""
+    try:
+        with _hub_errors(repo_id):
+            tags = {tag.name: tag.target_commit for tag in api.list_repo_refs(repo_id, repo_type="dataset").tags}
+            if commit in tags.values():
+                return  # nothing had changed, so this is an earlier push's commit
+            free = next(tag for n in count(1) if (tag := name if n == 1 else f"{name}-{n}") not in tags)
+            api.create_tag(repo_id, repo_type="dataset", tag=free, revision=commit)
+    except HubError as error:
+        warnings.warn(f"The push is done but has no tag: {error}", stacklevel=2)
+
+
+def _same_candidates(api: HfApi, repo_id: str, folder: Path, revision: str | None) -> bool:
     """Whether the repo's candidates are, byte for byte, the folder's."""
     from huggingface_hub.hf_api import RepoFile
 
-    entries = api.list_repo_tree(repo_id, "candidates", repo_type="dataset")
+    entries = api.list_repo_tree(repo_id, "candidates", repo_type="dataset", revision=revision)
     remote = {entry.path: entry.lfs.sha256 for entry in entries if isinstance(entry, RepoFile) and entry.lfs}
     local = {path: digest for path, digest in _tables(folder).items() if path.startswith("candidates/")}
     return remote == local
 
 
-def _stale(api: HfApi, repo_id: str, names: set[str], everything: bool) -> list[str]:
-    """Parquet files on the Hub that the new version does not have: in the folders that are written now, or everywhere."""
-    folders = {name.rpartition("/")[0] for name in names if name.endswith(".parquet")}
-    present = api.list_repo_files(repo_id, repo_type="dataset")
-    tables = [name for name in present if name.endswith(".parquet") and name not in names]
-    return [name for name in tables if everything or name.rpartition("/")[0] in folders]
+def _stale(api: HfApi, repo_id: str, names: set[str], everything: bool, revision: str | None) -> list[str]:
+    """Files on the Hub that the new version does not have: in the folders that are written now, or all tables and reports."""
+    folders = {name.rpartition("/")[0] for name in names if "/" in name}
+    present = api.list_repo_files(repo_id, repo_type="dataset", revision=revision)
+    ours = [name for name in present if name.endswith(".parquet") or name.startswith("reports/")]
+    return [name for name in ours if name not in names and (everything or name.rpartition("/")[0] in folders)]
 
 
 @contextmanager

@@ -10,10 +10,12 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from srt_hf.schema import ORIGINAL, of_origin
+from srt_hf.errors import DataError
+from srt_hf.schema import FLAGS, ORIGINAL, of_origin
 
 _PACKAGES = ("srt_hf", "datasets", "huggingface_hub", "transformers", "torch")
 _QUANTILES = (5, 25, 50, 75, 95)
@@ -30,6 +32,22 @@ class Prices(NamedTuple):
         return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """What only the person who made a dataset can say of it; None is unknown and stays unknown.
+
+    source: a Hub id (`source_is_hub`) or any other name of the rows' origin; revision: of the Hub's, a commit. command: what was
+    typed to make the dataset. license, language: as the Hub's card headers have them.
+    """
+
+    source: str = "a dataset"
+    source_is_hub: bool = False
+    command: str | None = None
+    license: str | list[str] | None = None
+    language: str | list[str] | None = None
+    revision: str | None = None
+
+
 @dataclass
 class Report:
     """One run in numbers. Every field is JSON; a number that was not measured is None, never 0.
@@ -44,6 +62,8 @@ class Report:
     proxy: of a run with one, who it is, the rows it decided, the passes that saved the student, and of a sample that the student
         scored too, the decisions it changed. rounding: of a run in 16 bits, how far it is from float32 on a sample
         (scoring.check_rounding). seconds: stage -> wall time.
+    flags: what the texts of kept rows show (schema.FLAGS) -> rows. provenance, examples (flat rows), plots (name, title
+        and words of each), made (a date): what a card needs besides, filled in when the result is saved.
     """
 
     mode: str
@@ -66,6 +86,11 @@ class Report:
     rounding: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    flags: dict[str, int] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    plots: list[dict[str, str]] = field(default_factory=list)
+    made: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,11 +105,27 @@ class Report:
         """Write the report as JSON."""
         write_json(path, self.to_dict())
 
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Read what `save` wrote. Raises DataError where it is something else, or of a version that had other fields."""
+        try:
+            known = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls(**{**known, "provenance": Provenance(**known["provenance"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{Path(path).name} is no report of this version: {error}.") from error
+
     def table(self) -> str:
         """The report as the one table that a command prints at its end."""
-        return render_table(["", ""], self._lines())
+        return render_table(["", ""], self.lines())
 
-    def _lines(self) -> list[list[str]]:
+    def medians(self) -> dict[str, str]:
+        """Medians of the kept rows before and after, as text: of "ifd", "r_ifd" and "output words"."""
+        groups = {name: (self.scores.get(name, {}), "{:.3f}") for name in ("ifd", "r_ifd")}
+        groups["output words"] = (self.lengths, "{:.0f}")
+        return {name: _change(of.get("original_of_kept"), of.get("chosen"), form) for name, (of, form) in groups.items()}
+
+    def lines(self) -> list[list[str]]:
+        """The report as labels and values, both text."""
         share = f" ({100 * self.kept / self.rows:.1f} %)" if self.rows else ""
         lines = [["rows", f"{self.rows:,}"], ["kept", f"{self.kept:,}{share}"]]
         lines += [[f"  {reason}", f"{count:,}"] for reason, count in self.reasons.items()]
@@ -93,11 +134,8 @@ class Report:
             lines.append([f"candidates: {origin}", ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())])
         if self.missing:
             lines.append(["scores missing", ", ".join(f"{count:,} {code}" for code, count in self.missing.items())])
-        for name, groups in self.scores.items():
-            before, after = (groups.get(group) for group in ("original_of_kept", "chosen"))
-            lines.append([f"{name}, median of kept", _change(before, after, "{:.3f}")])
-        before, after = (self.lengths.get(group) for group in ("original_of_kept", "chosen"))
-        lines.append(["output words, median of kept", _change(before, after, "{:.0f}")])
+        lines += [[f"{name}, median of kept", change] for name, change in self.medians().items()]
+        lines += [[f"kept, flagged {name}", f"{count:,}"] for name, count in self.flags.items()]
         replies, tokens = self.tokens.get("replies") or 0, [self.tokens.get(name) for name in ("prompt", "completion")]
         lines.append(["reflections answered", f"{replies:,}"])
         spent = "{:,} in, {:,} out".format(*tokens) if None not in tokens else "not reported"
@@ -176,10 +214,12 @@ def measure(report: Report, rows: Iterable[Mapping[str, Any]], prices: Prices | 
     scores: dict[str, dict[str, list[float]]] = {name: _groups() for name in ("ifd", "r_ifd")}
     words = _groups()
     writers: Counter[str] = Counter()
+    flags: Counter[str] = Counter()
     for row in rows:
         report.rows += 1
         report.kept += row["kept"]
         reasons[row["reason"]] += 1
+        flags.update(row["flags"] if row["kept"] else ())
         first = of_origin(row["candidates"], ORIGINAL)[0]
         for candidate, score in zip(row["candidates"], row["scores"], strict=True):
             _count_candidate(candidate, outcomes, tokens)
@@ -196,6 +236,7 @@ def measure(report: Report, rows: Iterable[Mapping[str, Any]], prices: Prices | 
             words[group].append(len((row["candidates"][n]["output"] or "").split()))
     report.teacher["writers"] = [name for name, _ in writers.most_common()]
     report.reasons = dict(reasons.most_common())
+    report.flags = {name: flags[name] for name in FLAGS if flags[name]}
     report.missing = dict(missing.most_common())
     report.candidates = {origin: dict(counts.most_common()) for origin, counts in outcomes.items()}
     report.tokens = {name: tokens.get(name) for name in ("prompt", "completion", "replies")}
@@ -204,6 +245,7 @@ def measure(report: Report, rows: Iterable[Mapping[str, Any]], prices: Prices | 
     report.scores = {name: {group: _spread(v) for group, v in groups_.items()} for name, groups_ in scores.items()}
     report.lengths = {group: _spread(values) for group, values in words.items()}
     report.versions = versions()
+    report.made = date.today().isoformat()
     return report
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srt_hf import hub
-from srt_hf.card import CardData, Provenance, config_names, render
-from srt_hf.errors import HubError
+from srt_hf.card import CardData, config_names, default_student, read, render, report_folder
+from srt_hf.errors import DataError, HubError
 from srt_hf.journal import Journal
-from srt_hf.report import Report
+from srt_hf.plots import Plot, draw
+from srt_hf.report import Provenance, Report
 from srt_hf.rows import flatten
 from srt_hf.schema import CANDIDATES_COLUMNS, FLAT_COLUMNS, SCORES_COLUMNS, features
 from srt_hf.teacher.replay import write_replies
+from srt_hf.viewer import write_page
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,40 +52,63 @@ class Recycled:
     def scores(self) -> Dataset:
         return self.rows.select_columns(list(SCORES_COLUMNS))
 
+    @property
+    def page(self) -> str:
+        """Where in the folder or repo the page to look through all rows is."""
+        return f"{report_folder(self.report.student['student'])}/report.html"
+
+    @cached_property
+    def plots(self) -> list[Plot]:
+        """The pictures of card and report."""
+        return draw(self.dataset, self.scores, self.report.reasons)
+
     def save_to_disk(
         self,
         folder: str | Path,
         *,
         repo_id: str | None = None,
         provenance: Provenance | None = None,
-        other_configs: list[dict[str, Any]] | None = None,
+        existing: hub.Existing | None = None,
         replies: bool = False,
     ) -> None:
-        """Write exactly the Hub repo's folder: card, report and one folder of Parquet files a config.
+        """Write exactly the Hub repo's folder: the card, one folder of Parquet files a config, and `reports/<student>` with the
+        report (report.json), the page to look through all rows (report.html) and the pictures.
 
         replies: also `replies.jsonl`, what the journal holds for these rows, as the teacher wrote it; `replay:` reads it.
 
         An earlier result in the folder, if its tables are others, is moved aside. Without kept rows there is no flat config,
-        since an empty split cannot be loaded back. `provenance` goes on the card; `other_configs` are configs already on the
-        repo's card. Raises ConfigError where the folder cannot be written or holds other things.
+        since an empty split cannot be loaded back. `provenance` goes on the card; `existing` (hub.check_target) is what the repo
+        holds already, for its card. Raises ConfigError where the folder cannot be written or holds other things.
         """
         target = Path(folder).resolve()
         hub.check_folder(target)
         title = (repo_id or str(target)).rstrip("/").rpartition("/")[2]
-        card = CardData(title, repo_id or str(folder), self.report, provenance or Provenance(), self._examples())
-        card.other_configs = other_configs or []
-        candidates, flat, scores = config_names(self.report.student["student"])
+        report = replace(
+            self.report,
+            provenance=provenance or Provenance(),
+            examples=self._examples(),
+            plots=[{"name": plot.name, "title": plot.title, "words": plot.words} for plot in self.plots],
+        )
+        candidates, flat, scores = config_names(report.student["student"])
         with tempfile.TemporaryDirectory(dir=target, prefix=hub.UNFINISHED) as fresh:
             new = Path(fresh)
             hub.write_table(self.candidates, new / candidates)
             hub.write_table(self.scores, new / scores)
-            if self.report.kept:
+            if report.kept:
                 hub.write_table(self.dataset, new / flat)
             if replies and self._journal is not None:
-                write_replies(self._journal, set(self.rows["id"]), self.report.teacher["writers"], new / "replies.jsonl")
-            self.report.save(new / "report.json")
+                write_replies(self._journal, set(self.rows["id"]), report.teacher["writers"], new / "replies.jsonl")
+            self._write_report(report, title, new / report_folder(report.student["student"]))
+            card = _card(title, repo_id or str(folder), report, existing or hub.Existing())
             (new / "README.md").write_text(render(card), encoding="utf-8")
             hub.replace_result(target, new)
+
+    def _write_report(self, report: Report, title: str, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        report.save(folder / "report.json")
+        for plot in self.plots:
+            (folder / f"{plot.name}.png").write_bytes(plot.png)
+        write_page(folder / "report.html", title, report, self.rows, self.plots)
 
     def push_to_hub(
         self,
@@ -89,29 +116,42 @@ class Recycled:
         *,
         private: bool = False,
         create_pr: bool = False,
+        revision: str | None = None,
         overwrite: bool = False,
         provenance: Provenance | None = None,
         replies: bool = False,
     ) -> str:
         """Push configs, card and report in one commit, and the teacher's `replies`, and return the commit's URL.
 
-        Raises HubError: nothing was kept, a wrong token, a repo that this tool did not make or whose other students selected
-        from other candidates (unless `overwrite`, which replaces its tables), or `private` asked of an existing public repo.
+        revision: the branch to write to, made from main where there is none; default main. The commit is tagged with student and
+        date. Raises HubError: nothing was kept, a wrong token, a repo that this tool did not make or whose other students
+        selected from other candidates (unless `overwrite`, which replaces its tables), `private` asked of an existing public
+        repo, or somebody else's commit at the same moment.
         """
         if not self.report.kept:
             raise HubError("No row was kept, so there is nothing to push.", f"Top reasons: {top_reasons(self.report)}.")
-        configs = hub.check_target(repo_id, private=private, overwrite=overwrite)
-        ours = {*config_names(self.report.student["student"]), "default"}
+        where: dict[str, Any] = {"private": private, "overwrite": overwrite, "revision": revision, "create_pr": create_pr}
+        existing = hub.check_target(repo_id, **where)
+        earlier = read(existing.card)
+        if earlier.edited:
+            warnings.warn(
+                f"The card of {repo_id} was edited outside of the part that is marked as yours; those edits stay in the repo's "
+                f"history, at {existing.commit}.",
+                stacklevel=2,
+            )
+        student = self.report.student["student"]
+        slug = config_names(student)[1]
+        ours = {*config_names(student), "default"}
         with tempfile.TemporaryDirectory() as folder:
-            self.save_to_disk(folder, repo_id=repo_id, provenance=provenance, other_configs=configs, replies=replies)
+            self.save_to_disk(folder, repo_id=repo_id, provenance=provenance, existing=existing, replies=replies)
             return hub.push_folder(
                 Path(folder),
                 repo_id,
-                message=f"Recycle {self.report.rows:,} rows for {self.report.student['student']}: {self.report.kept:,} kept",
-                private=private,
-                create_pr=create_pr,
-                overwrite=overwrite,
-                other_students=any(config.get("config_name") not in ours for config in configs),
+                message=f"Recycle {self.report.rows:,} rows for {student}: {self.report.kept:,} kept",
+                tag=f"{slug}-{self.report.made}",
+                parent_commit=existing.commit,
+                other_students=any(config.get("config_name") not in ours for config in earlier.header.get("configs") or []),
+                **where,
             )
 
     def _examples(self) -> list[dict[str, Any]]:
@@ -123,3 +163,27 @@ class Recycled:
 def top_reasons(report: Report, most: int = 3) -> str:
     """The commonest reasons with their counts, in words."""
     return ", ".join(f"{reason} ({count:,})" for reason, count in list(report.reasons.items())[:most])
+
+
+def _card(title: str, repo_id: str, report: Report, existing: hub.Existing) -> CardData:
+    """The card of a run, with what stays of the one that is there: other students' runs, what people wrote."""
+    earlier = read(existing.card)
+    runs = {config_names(run.student["student"])[1]: run for run in map(_load, existing.reports) if run}
+    runs[config_names(report.student["student"])[1]] = report
+    default = default_student(earlier.header) or config_names(report.student["student"])[1]
+    return CardData(
+        title,
+        repo_id,
+        sorted(runs.values(), key=lambda run: config_names(run.student["student"])[1] != default),
+        earlier.header,
+        earlier.own,
+    )
+
+
+def _load(path: Path) -> Report | None:
+    """Another student's report; without it its configs stay on the card, and the warning says why there is no more."""
+    try:
+        return Report.load(path)
+    except DataError as error:
+        warnings.warn(f"{error} The card names this student's configs and no figures.", stacklevel=2)
+        return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from srt_hf.errors import StudentError
-from srt_hf.schema import COUNTS, DECISION, INSTRUCTION, NLLS, ORIGINAL, TRIPLE, batch_columns, of_origin
+from srt_hf.schema import COUNTS, DECISION, INSTRUCTION, NLLS, ORIGINAL, SCORED_COLUMNS, TRIPLE, batch_columns, of_origin
 from srt_hf.selection import Selector
 from srt_hf.student import Student, as_score
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 # number of a score -> the losses that it is made of
 _BEHIND = {"ifd": ("nll_y", "nll_y_given_x"), "r_ifd": ("nll_x", "nll_x_given_y"), "nll_y_given_x": ("nll_y_given_x",)}
-# What a scorer adds to a row.
-_ADDED = ("scores", "scored_by")
 BATCH = 128  # rows a map batch: many passes in common, few enough for the progress bar to move
 _SAMPLE = 200  # rows of the proxy's that the student scores too, evenly spaced
 _ROUNDED_SAMPLE = 32  # rows whose choice is scored in float32 too, evenly spaced
@@ -103,7 +101,7 @@ class Cascade:
         theirs = [row for row in rows if row.get("scored_by") != own]
         _add(theirs, self.proxy, self.selector, self.stage)
         close = [row for row in theirs if self.selector.margin(row, self.stage) < self.margin]
-        anew = [{name: value for name, value in row.items() if name not in _ADDED} for row in close]
+        anew = [{name: value for name, value in row.items() if name not in SCORED_COLUMNS} for row in close]
         if self.stage == "response":
             _add(anew, self.student, self.selector, "instruction")
             same = [self.selector.instruction_winner(row)["choice"] == row["choice"] for row in anew]
@@ -111,7 +109,7 @@ class Cascade:
         _add([*(row for row in rows if row.get("scored_by") == own), *anew], self.student, self.selector, self.stage)
         for row, scored in zip(close, anew, strict=True):
             row |= scored
-        return batch_columns(batch, {name: [row[name] for row in rows] for name in _ADDED})
+        return batch_columns(batch, {name: [row[name] for row in rows] for name in SCORED_COLUMNS})
 
 
 def _add(rows: list[dict[str, Any]], student: Student, selector: Selector, stage: str) -> None:
@@ -120,7 +118,7 @@ def _add(rows: list[dict[str, Any]], student: Student, selector: Selector, stage
         return
     columns = _scorer(student, selector, stage)({name: [row[name] for row in rows] for name in rows[0]})
     for n, row in enumerate(rows):
-        row |= {name: columns[name][n] for name in _ADDED}
+        row |= {name: columns[name][n] for name in SCORED_COLUMNS}
 
 
 def _scorer(student: Student, selector: Selector, stage: str) -> Callable[..., Any]:
@@ -179,7 +177,7 @@ def check_proxy(rows: Dataset, scoring: Scoring, mode: str) -> dict[str, Any]:
     theirs = _scored_by(rows, own)
     sample = rows.select(_evenly(theirs, _SAMPLE))
     plain = Scoring(student, scoring.selector)
-    again = sample.remove_columns([*_ADDED, *DECISION])
+    again = sample.remove_columns([*SCORED_COLUMNS, *DECISION])
     if mode != "selective":
         again = plain.run(again, "all", "Student checks the proxy")
     else:

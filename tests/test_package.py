@@ -24,8 +24,9 @@ LAYERS = [
     {"errors", "schema"},
     {"prompts", "parsing", "metrics", "journal", "identity", "network"},
     {"teacher", "student", "selection", "rows"},
-    {"reflection", "report", "scoring", "sources", "cli"},
-    {"card", "hub", "live", "estimate", "arguments", "published"},
+    {"reflection", "report", "scoring", "sources", "cli", "checks", "plots"},
+    {"card", "hub", "live", "estimate", "arguments"},
+    {"published", "viewer", "model_card"},
     {"result", "evaluation"},
     {"pipeline"},
 ]
@@ -113,10 +114,12 @@ def test_the_wheel_works_outside_the_source_tree(tmp_path: Path) -> None:
         [sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target", str(tmp_path / "site"), str(wheel)], check=True
     )
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import srt_hf; from srt_hf.card import CardData, render\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import srt_hf; from srt_hf.card import CardData, render, template_path\n"
         "from srt_hf.report import Report\n"
         "assert srt_hf.__file__.startswith(sys.argv[1]), srt_hf.__file__\n"
-        "print(render(CardData('rows', 'org/rows', Report('selective', 'paper', 'reflected'))))"
+        "names = ('model_card.md', 'report.html', 'report.css', 'report.js', 'citation.bib')\n"
+        "assert all(template_path(name).is_file() for name in names)\n"
+        "print(render(CardData('rows', 'org/rows', [Report('selective', 'paper', 'reflected')])))"
     )
     run = subprocess.run(
         [sys.executable, "-I", "-c", program, str(tmp_path / "site")], capture_output=True, text=True, cwd=tmp_path

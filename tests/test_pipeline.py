@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from datasets import Dataset, load_dataset
 from hub_server import UPLOAD_WARNING, LocalHub, point_at
 from tgi_server import LocalTGI, reflect
 
 import srt_hf
 from srt_hf import Recycled, Selector, Student, Teacher, recycle
-from srt_hf.card import CardData, Provenance, block, config_names, inline, render
+from srt_hf.card import config_names
 from srt_hf.errors import ConfigError, HubError
 from srt_hf.hub import UNFINISHED
-from srt_hf.report import Report, measure
+from srt_hf.report import Provenance, Report, measure
 from srt_hf.schema import CANDIDATES_COLUMNS, FLAT_COLUMNS, SCORES_COLUMNS
 
 NOUNS = ["river", "clock", "garden", "engine", "letter", "island", "number", "window", "bridge", "planet"]
@@ -146,7 +145,8 @@ def test_the_report_counts_what_happened(recycled: Recycled) -> None:
     assert report.candidates["instruction"] == {"usable": 30}
     assert sum(report.candidates[origin]["usable"] for origin in ("response", "both")) == 30
     assert report.scores["ifd"]["original"]["n"] == 30 and report.scores["ifd"]["chosen"]["n"] == report.kept
-    assert set(report.seconds) == {"reflect instructions", "score instructions", "reflect responses", "score responses", "select"}
+    stages = {f"{does} {what}" for does in ("reflect", "score") for what in ("instructions", "responses")}
+    assert set(report.seconds) == {*stages, "select", "look at texts"}
     assert report.teacher["requests"] == 60 and report.tokens["prompt"] > 0
     assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
     for word in ("rows", "kept", "teacher tokens", "seconds: select", *report.reasons):
@@ -160,6 +160,7 @@ def test_what_was_not_measured_is_no_number() -> None:
         "choice": 0,
         "candidates": [{"origin": "original", "output": None, "error": None}],
         "scores": [{"ifd": None, "r_ifd": None, "missing": "empty_output"}],
+        "flags": [],
     }
     report = measure(Report("selective", "paper", "reflected"), [row])
     assert report.scores["ifd"] == {"original": None, "original_of_kept": None, "chosen": None}
@@ -172,7 +173,9 @@ def test_the_folder_is_the_repo(recycled: Recycled, tmp_path: Path) -> None:
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     candidates, flat, scores = config_names(recycled.report.student["student"])
     shards = {f"{name}/train-00000-of-00001.parquet" for name in (candidates, flat, scores)}
-    assert files == {"README.md", "report.json", *shards}
+    folder = f"reports/{flat}"
+    pictures = {f"{folder}/{name}.png" for name in ("scores", "lengths", "decisions", "reasons")}
+    assert files == {"README.md", f"{folder}/report.json", f"{folder}/report.html", *pictures, *shards}
     for name, columns in ((candidates, CANDIDATES_COLUMNS), (flat, FLAT_COLUMNS), (scores, SCORES_COLUMNS), (None, FLAT_COLUMNS)):
         assert tuple(load_dataset(str(tmp_path), name, split="train").column_names) == columns
     assert load_dataset(str(tmp_path), split="train").to_list() == recycled.dataset.to_list()
@@ -291,8 +294,8 @@ def test_a_second_student_selects_from_what_was_published(hub: LocalHub, tmp_pat
         assert second.candidates.to_list() == first.candidates.to_list()
         second.push_to_hub("tester/shared")
         after = hub.repos["dataset", "tester/shared"].files("main")
-        changed = {name.split("/")[0] for name in after if after[name] != before.get(name)}
-        assert changed == {"README.md", "report.json", "second", "second-scores"}
+        changed = {name.rpartition("/")[0] or name for name in after if after[name] != before.get(name)}
+        assert changed == {"README.md", "reports/second", "second", "second-scores"}
         assert load_dataset("tester/shared", "second", split="train").to_list() == second.dataset.to_list()
     assert load_dataset("tester/shared", "first", split="train").to_list() == first.dataset.to_list()
 
@@ -343,7 +346,7 @@ def test_a_second_student_on_the_same_candidates_and_on_others(hub: LocalHub, re
     results[1].push_to_hub("tester/shared")
     after = hub.repos["dataset", "tester/shared"].files("main")
     changed = {name for name in after if after[name] != before.get(name)}
-    assert {name.split("/")[0] for name in changed} == {"README.md", "report.json", "second", "second-scores"}
+    assert {name.rpartition("/")[0] or name for name in changed} == {"README.md", "reports/second", "second", "second-scores"}
     assert load_dataset("tester/shared", "first", split="train").to_list() == results[0].dataset.to_list()
     assert load_dataset("tester/shared", split="train").to_list() == results[0].dataset.to_list()
     with pytest.raises(HubError, match=r"another student from other candidates.*--overwrite"):
@@ -351,7 +354,8 @@ def test_a_second_student_on_the_same_candidates_and_on_others(hub: LocalHub, re
     assert hub.repos["dataset", "tester/shared"].files("main") == after
     results[2].push_to_hub("tester/shared", overwrite=True)
     left = hub.repos["dataset", "tester/shared"].files("main")
-    assert {name.split("/")[0] for name in left if name.endswith(".parquet")} == {"candidates", "third", "third-scores"}
+    folders = {name.rpartition("/")[0] for name in left if "/" in name}
+    assert folders == {"candidates", "third", "third-scores", "reports/third"}
 
 
 @pushing
@@ -397,78 +401,6 @@ def test_nothing_kept_is_saved_and_not_pushed(tgi: LocalTGI, student: Student, t
         result.push_to_hub("tester/none")
 
 
-def example_card() -> CardData:
-    """A card of invented figures, the golden file's."""
-    spread = {"n": 2, "mean": 0.8, "p5": 0.5, "p25": 0.7, "p50": 0.81, "p75": 0.9, "p95": 0.97}
-    report = Report("selective", "paper", "reflected", rows=5, kept=2)
-    report.reasons = {"response_chosen": 1, "both_chosen": 1, "original_preferred": 2, "teacher_failed": 1}
-    report.candidates = {"instruction": {"usable": 4, "refused": 1}, "response": {"usable": 3}, "both": {"usable": 2}}
-    report.tokens = {"prompt": 4321, "completion": 2345, "replies": 10}
-    report.missing = {"candidate_error": 1, "too_long": 1}
-    report.teacher = {"name": "org/teacher-70b@0123abcd"}
-    report.student = {
-        "student": "org/student-7b",
-        "revision": "4567cdef",
-        "template": "vicuna",
-        "max_length": 2048,
-        "dtype": "float32",
-    }
-    report.scores = {name: dict.fromkeys(("original", "original_of_kept", "chosen"), spread) for name in ("ifd", "r_ifd")}
-    words = {**spread, "p5": 10.0, "p50": 65.0, "p95": 300.0}
-    report.lengths = dict.fromkeys(("original", "original_of_kept", "chosen"), words)
-    report.versions = {"python": "3.11.7", "srt_hf": "0.1.0"}
-    example = {
-        "id": "demo-1",
-        "instruction": "Name three rivers in Africa and the seas that they reach.",
-        "input": "",
-        "output": "The Nile reaches the Mediterranean. ```not a fence```",
-        "origin": "both",
-        "reason": "both_chosen",
-        "ifd": 0.71,
-        "r_ifd": 0.52,
-        "original_instruction": "Name rivers.",
-        "original_input": "<script>alert('|')</script>",
-        "original_output": "Nile.",
-        "original_ifd": 0.9,
-        "original_r_ifd": None,
-    }
-    command = "python scripts/recycle_and_push.py --dataset org/rows --repo org/srecycled-rows"
-    return CardData("srecycled-rows", "org/srecycled-rows", report, Provenance("org/rows", True, command), [example])
-
-
-def test_the_card_is_the_golden_file() -> None:
-    """After a wanted change: python tests/test_pipeline.py writes the file anew."""
-    assert render(example_card()) == (ROOT / "cards" / "example_dataset_card.md").read_text(encoding="utf-8")
-
-
-def test_the_cards_header_is_what_the_hub_reads() -> None:
-    from huggingface_hub import DatasetCard
-
-    data = DatasetCard(render(example_card())).data.to_dict()
-    assert [config["config_name"] for config in data["configs"]] == ["candidates", "student-7b-scores", "student-7b", "default"]
-    assert data["configs"][-1]["data_files"] == [{"split": "train", "path": "student-7b/*.parquet"}]
-    assert data["source_datasets"] == ["org/rows"] and "srt-hf" in data["tags"]
-    assert "license" not in data and "language" not in data  # nobody told, so nothing is invented
-    other = {"config_name": "older-student", "data_files": [{"split": "train", "path": "older-student/*.parquet"}]}
-    card = example_card()
-    card.other_configs = [other, {"config_name": "default", "data_files": "older-student/*.parquet"}]
-    names = [config["config_name"] for config in DatasetCard(render(card)).data.to_dict()["configs"]]
-    assert names == ["candidates", "student-7b-scores", "student-7b", "older-student", "default"]
-    # The default is the older student's, and the card says so by naming this one's config.
-    assert 'load_dataset("org/srecycled-rows", "student-7b", split="train")' in render(card)
-    assert "(also `default`)" not in render(card) and "(also `default`)" in render(example_card())
-    assert config_names("org/candidates")[1] == "candidates-student" and config_names("/a/b/default/")[1] == "default-student"
-
-
-def test_a_strangers_text_cannot_leave_its_place() -> None:
-    assert inline("a`|b\n# c") == "`a'/b # c`"
-    assert block("```\n# heading\n````").startswith("`````text\n")
-    assert len(block("x" * 100_000)) < 1_300
-    card = example_card()
-    card.report.teacher["name"] = "evil`\n# Owned | <b>"
-    assert "\n# Owned" not in render(card)
-
-
 def test_wrong_arguments(student: Student, teacher: Teacher) -> None:
     with pytest.raises(ConfigError, match=r"no mode 'fast'.*selective, exhaustive"):
         recycle(ROWS, teacher=teacher, student=student, mode="fast")
@@ -496,7 +428,3 @@ def test_3111_real_rows_choose_the_same_in_both_modes(real_rows: Dataset, shared
         distinct = {json.dumps(body["messages"]) for body in tgi.chats}
         assert len(tgi.chats) == len(distinct)  # nothing was bought twice, across both runs
     assert decisions(results[0]) == decisions(results[1]) and results[0].report.rows == 3111
-
-
-if __name__ == "__main__":
-    (ROOT / "cards" / "example_dataset_card.md").write_text(render(example_card()), encoding="utf-8")

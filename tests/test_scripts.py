@@ -31,6 +31,12 @@ def rows(tmp_path: Path) -> str:
     return str(tmp_path / "rows.jsonl")
 
 
+def report_text(folder: Path) -> str:
+    """The only report in an output folder."""
+    [path] = folder.glob("reports/*/report.json")
+    return path.read_text()
+
+
 def call(
     name: str, *arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
@@ -135,7 +141,7 @@ def test_options_from_a_file_and_the_command_line_wins(
     )
     more = ["--journal", str(tmp_path / "j"), "--output_dir", str(tmp_path / "out")]
     code, _, _ = here("recycle_and_push.py", "--config", str(tmp_path / "run.yaml"), "--limit", "2", *more)
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads(report_text(tmp_path / "out"))
     assert code == 0 and report["rows"] == 2 and report["mode"] == "exhaustive"
 
 
@@ -254,10 +260,10 @@ def test_an_output_folder_is_a_teacher_for_the_same_ids(  # type: ignore[no-unty
     here, rows: str, tgi: LocalTGI, student_folder: str, tmp_path: Path
 ) -> None:
     here("recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path))
-    made = json.loads((tmp_path / "out" / "report.json").read_text())
+    made = json.loads(report_text(tmp_path / "out"))
     more = ["--teacher", f"replay:{tmp_path / 'out'}", "--output_dir", str(tmp_path / "again")]
     code, _, _ = here("recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path), *more)
-    report = json.loads((tmp_path / "again" / "report.json").read_text())
+    report = json.loads(report_text(tmp_path / "again"))
     assert code == 0 and report["candidates"] == made["candidates"] and report["teacher"]["name"].startswith("replay:out@")
     assert len(tgi.chats) == 24
     more[-1] = str(tmp_path / "other")
@@ -297,7 +303,7 @@ def test_a_part_of_a_file(here, rows: str, tgi: LocalTGI, student_folder: str, t
 
 def test_nobody_is_told_where_a_folder_lies(here, rows: str, tgi: LocalTGI, student_folder: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     here("recycle_and_push.py", *recycle_arguments(rows, tgi, student_folder, tmp_path, "--teacher", f"{tgi.url}?key=sesame"))
-    report = (tmp_path / "out" / "report.json").read_text()
+    report = report_text(tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert student_folder not in report and Path(student_folder).name in report
     assert "sesame" not in report + card and tgi.url in card
@@ -373,7 +379,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert all("1.000" not in line[-4:-2] for line in table)  # what is kept is below 1 and reads so
     assert "honest toy" in run.stdout and run.stdout.count("demo-") >= 40 and "both_chosen" in run.stdout
     assert len(load_dataset(str(tmp_path / "dataset"), split="train")) > 0
-    assert {"README.md", "report.json"} <= {path.name for path in (tmp_path / "dataset").iterdir()}
+    assert {"README.md", "reports"} <= {path.name for path in (tmp_path / "dataset").iterdir()}
     assert (tmp_path / "fine-tuned" / "model.safetensors").is_file()
 
 
