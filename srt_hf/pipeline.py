@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from srt_hf.checks import flag
 from srt_hf.errors import ConfigError, DataError
 from srt_hf.live import Live
 from srt_hf.prompts import Prompts
 from srt_hf.reflection import Reflector
 from srt_hf.report import Prices, Report, measure
 from srt_hf.result import Recycled
-from srt_hf.schema import CANDIDATES_COLUMNS
+from srt_hf.schema import CANDIDATES_COLUMNS, SCORED_COLUMNS
 from srt_hf.scoring import Scoring, check_proxy, check_rounding
 from srt_hf.selection import Selector, select
 from srt_hf.sources import prepare
@@ -69,7 +70,7 @@ def recycle(
     # Whatever is wrong with either model shows before the first call is paid for.
     teacher.identity()
     scoring.load()
-    run = _Run(scoring, mode)
+    run = _Run(selector, mode, scoring)
     teaching = _Teaching(reflector, prices)
     left_out = len(dataset) - len(rows)
     rows = (_exhaustive if mode == "exhaustive" else _selective)(rows, teaching, scoring, run.clock)
@@ -82,7 +83,7 @@ def recycle(
 def reselect(
     candidates: Dataset,
     *,
-    student: Student | str,
+    student: Student | str | None = None,
     selector: Selector = select,
     proxy: Student | str | None = None,
     margin: float = 0.05,
@@ -90,14 +91,24 @@ def reselect(
     """Let another student choose from candidates that exist, without a teacher: score, select.
 
     candidates: the table `candidates` of an earlier run (`srt_hf.load_candidates`), best of an exhaustive one, whose rows hold
-    whatever a student may choose. The rest is as for `recycle`. Raises DataError, ConfigError or StudentError.
+    whatever a student may choose. student: None where the table has scores already (`load_candidates(scores=...)`): then no model
+    is loaded. The rest is as for `recycle`. Raises DataError, ConfigError or StudentError.
     """
-    absent = [name for name in CANDIDATES_COLUMNS if name not in candidates.column_names]
+    needed = (*CANDIDATES_COLUMNS, *(() if student else SCORED_COLUMNS))
+    absent = [name for name in needed if name not in candidates.column_names]
     if absent:
-        raise DataError(f"The candidates lack the column {', '.join(absent)}.", "Load them with srt_hf.load_candidates.")
+        cure = "Load them with srt_hf.load_candidates" + ("." if student else ", its scores too, or name a student.")
+        raise DataError(f"The candidates lack the column {', '.join(absent)}.", cure)
+    if not student and proxy:
+        raise ConfigError("A proxy scores in a student's place, and here nobody scores.", "Name the student, or leave it out.")
+    if not student:
+        run = _Run(selector, "candidates")
+        rows, report = run.finish(candidates)
+        report.student = {**candidates[0]["scored_by"], "passes": 0}
+        return Recycled(rows, measure(report, rows))
     scoring = _scoring(student, selector, proxy, margin)
     scoring.load()
-    run = _Run(scoring, "candidates")
+    run = _Run(selector, "candidates", scoring)
     with run.clock("score"):
         rows = scoring.run(candidates, "all", "Student scores all candidates")
     rows, report = run.finish(rows)
@@ -119,27 +130,34 @@ def _scoring(student: Student | str, selector: Selector, proxy: Student | str | 
 class _Run:
     """What every run does around its own stages: it is timed, rows are decided, and the report says by whom."""
 
-    def __init__(self, scoring: Scoring, mode: str) -> None:
+    def __init__(self, selector: Selector, mode: str, scoring: Scoring | None = None) -> None:
         self.clock = _Clock()
-        self._scoring = scoring
+        self._selector = selector
         self._mode = mode
-        self._passes_before = scoring.student.count_passes
+        self._scoring = scoring
+        self._passes_before = scoring.student.count_passes if scoring else 0
 
     def finish(self, rows: Dataset) -> tuple[Dataset, Report]:
         """The decided rows, and the report as far as students go."""
-        scoring, selector, clock = self._scoring, self._scoring.selector, self.clock
-        with clock("select"):
+        selector = self._selector
+        with self.clock("select"):
             rows = rows.map(selector, desc="Student selects")
-        report = Report(self._mode, selector.rule, selector.keep, seconds=clock.seconds)
+        with self.clock("look at texts"):
+            rows = flag(rows)
+        report = Report(self._mode, selector.rule, selector.keep, seconds=self.clock.seconds)
+        if self._scoring:
+            self._add_student(report, rows, self._scoring)
+        return rows, report
+
+    def _add_student(self, report: Report, rows: Dataset, scoring: Scoring) -> None:
         passes = scoring.student.count_passes - self._passes_before
         report.student = {**scoring.student.scored_by(), "passes": passes}
         if scoring.proxy:
-            with clock("check proxy"):
+            with self.clock("check proxy"):
                 report.proxy = check_proxy(rows, scoring, self._mode)
         if report.student["dtype"] != "float32":
-            with clock("check rounding"):
+            with self.clock("check rounding"):
                 report.rounding = check_rounding(rows, scoring.student)
-        return rows, report
 
 
 def check_mode(mode: str) -> None:

@@ -1,65 +1,125 @@
-"""Candidates that exist, for another student to choose from: this tool's own repos and folders, and the layout that the paper's
-authors published.
+"""Candidates that exist, for another student to choose from, and scores that exist of them: this tool's own repos and folders,
+and the layout that the paper's authors published.
 
 Theirs: aligned splits, each with one struct column `data`, joined by position; a row may be null, and some repos lack a split.
+Their scores are such splits too, of {loss: [4], ppl: [4]}.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from srt_hf.errors import DataError
-from srt_hf.schema import BOTH, CANDIDATE, CANDIDATES_COLUMNS, INSTRUCTION, ORIGINAL, RESPONSE, TRIPLE, features
+from srt_hf.card import config_names
+from srt_hf.errors import ConfigError, DataError
+from srt_hf.schema import (
+    BOTH,
+    CANDIDATE,
+    CANDIDATES_COLUMNS,
+    INSTRUCTION,
+    ORIGINAL,
+    RESPONSE,
+    SCORED_BY,
+    SCORED_COLUMNS,
+    TRIPLE,
+    Score,
+    features,
+)
 from srt_hf.sources import load_rows, prepare
+from srt_hf.student import as_score
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 # Their splits, and what each holds.
 _SPLITS = {"origin": ORIGINAL, "reflect_instruction": INSTRUCTION, "reflect_response": RESPONSE, "reflect_both": BOTH}
+# Their losses, in order.
+_LOSSES = ("nll_x", "nll_y", "nll_x_given_y", "nll_y_given_x")
+_NOBODY = dict.fromkeys(field.name for field in SCORED_BY)
 _CURE = (
     "Give a repo or output folder of this tool, which has a config `candidates`, or one with the splits of the paper's authors."
 )
 
 
-def load_candidates(source: str, revision: str | None = None) -> Dataset:
+def load_candidates(
+    source: str, revision: str | None = None, *, scores: str | None = None, student: str | None = None
+) -> Dataset:
     """The table of candidates (schema.CANDIDATES_COLUMNS) of a Hub repo or output folder, or made of the authors' splits.
 
-    Raises DataError where there is neither.
+    scores: a repo or folder with scores of these candidates that exist, by `student`: the config `<student>-scores` of this tool,
+    or one of the authors' sets of losses for their splits. The table then has the columns `scores` and `scored_by`, and
+    `srt_hf.reselect` needs no model. Raises DataError where something is absent or does not fit together.
     """
-    splits = _split_names(source, revision)
-    if "origin" in splits:
-        return from_published({split: load_rows(source, split=split, revision=revision) for split in _SPLITS if split in splits})
+    if (scores is None) != (student is None):
+        raise ConfigError("Ready scores and the name of the student whose they are belong together.", "Give both.")
+    theirs = _published_splits(source, revision)
+    if theirs:
+        losses = _published_splits(scores, None) if scores else {}
+        if scores and not losses:
+            raise DataError(f"{scores} has not the splits of {source}.", "Name one of the authors' sets of losses for it.")
+        return from_published(theirs, losses, student)
+    rows = _own_table(source, "candidates", CANDIDATES_COLUMNS, revision)
+    return _with_scores(rows, scores, student) if scores and student else rows
+
+
+def _own_table(source: str, config: str, columns: Sequence[str], revision: str | None) -> Dataset:
+    """A table of this tool's own layout."""
     try:
-        rows = load_rows(source, name="candidates", revision=revision)
+        rows = load_rows(source, name=config, revision=revision)
     except DataError as error:
         raise DataError(error.message, _CURE) from error
-    absent = [name for name in CANDIDATES_COLUMNS if name not in rows.column_names]
+    absent = [name for name in columns if name not in rows.column_names]
     if absent:
-        raise DataError(f"The candidates of {source} lack {', '.join(absent)}.", _CURE)
-    return rows.select_columns(list(CANDIDATES_COLUMNS))
+        raise DataError(f"The config {config} of {source} lacks {', '.join(absent)}.", _CURE)
+    return rows.select_columns(list(columns))
 
 
-def from_published(splits: Mapping[str, Dataset]) -> Dataset:
+def _with_scores(candidates: Dataset, source: str, student: str) -> Dataset:
+    """Candidates with the scores that a student's run has left, row by row the same."""
+    from datasets import concatenate_datasets
+
+    scored = _own_table(source, config_names(student)[2], ("id", *SCORED_COLUMNS), None)
+    if scored["id"][:] != candidates["id"][:]:
+        raise DataError(f"The scores of {source} are not of these candidates: their ids are others.")
+    return concatenate_datasets([candidates, scored.select_columns(list(SCORED_COLUMNS))], axis=1)
+
+
+def from_published(
+    splits: Mapping[str, Dataset], losses: Mapping[str, Dataset] | None = None, student: str | None = None
+) -> Dataset:
     """The authors' aligned splits as a table of candidates. A row without an original is left out; where another split's row is
-    null, that candidate has the error "not_attempted". Raises DataError where the splits are not of one length.
+    null, that candidate has the error "not_attempted". With `losses`, their sets of the same splits by `student`, also as scores.
+    Raises DataError where the splits are not of one length.
     """
     from datasets import Dataset
 
-    lengths = {name: len(rows) for name, rows in splits.items()}
-    if len(set(lengths.values())) != 1:
-        raise DataError(f"The splits are not of one length: {', '.join(f'{name} {n:,}' for name, n in lengths.items())}.")
+    losses = losses or {}
+    sets = {**splits, **{f"{name} of the losses": rows for name, rows in losses.items()}}
+    if len({len(rows) for rows in sets.values()}) != 1:
+        raise DataError(f"The splits are not of one length: {', '.join(f'{name} {len(rows):,}' for name, rows in sets.items())}.")
     pairs = {_SPLITS[split]: [_pair(row) for row in rows["data"]] for split, rows in splits.items()}
+    measured = {_SPLITS[split]: rows["data"][:] for split, rows in losses.items()}
     places = [place for place, pair in enumerate(pairs[ORIGINAL]) if pair]
     originals = prepare(Dataset.from_list([pairs[ORIGINAL][place] for place in places], features=features(TRIPLE)))
 
     def rows() -> Iterator[dict[str, Any]]:
         for place, row in zip(places, originals, strict=True):
             candidates = [_candidate(origin, found[place]) for origin, found in pairs.items()]
-            yield {name: row[name] for name in ("id", *TRIPLE)} | {"candidates": candidates}
+            found = {name: row[name] for name in ("id", *TRIPLE)} | {"candidates": candidates}
+            if losses:
+                found["scores"] = [_score(measured[origin][place] if origin in measured else None) for origin in pairs]
+                # What their scripts do where nothing else is said; the model's own window bounds the length.
+                found["scored_by"] = {**_NOBODY, "student": student, "template": "vicuna"}
+            yield found
 
-    return Dataset.from_list(list(rows()), features=features(CANDIDATES_COLUMNS))
+    return Dataset.from_list(list(rows()), features=features((*CANDIDATES_COLUMNS, *(SCORED_COLUMNS if losses else ()))))
+
+
+def _published_splits(source: str, revision: str | None) -> dict[str, Dataset]:
+    """The authors' splits of a dataset, {} where it is none of theirs."""
+    names = _split_names(source, revision)
+    return {name: load_rows(source, split=name, revision=revision) for name in _SPLITS if "origin" in names and name in names}
 
 
 def _split_names(source: str, revision: str | None) -> list[str]:
@@ -83,3 +143,12 @@ def _candidate(origin: str, pair: Mapping[str, str] | None) -> dict[str, Any]:
     if pair and origin in (INSTRUCTION, BOTH):
         known["input"] = ""  # a rewritten instruction stands alone
     return {**dict.fromkeys(field.name for field in CANDIDATE), **known}
+
+
+def _score(row: Mapping[str, Any] | None) -> Score:
+    """Four losses as a score; none where one is absent, no number, or the 0 that stands for a failure (in the paper's code an
+    error becomes loss 0, which passes for a good one and wins)."""
+    found = (row or {}).get("loss") or []
+    if len(found) != len(_LOSSES) or not all(loss and math.isfinite(loss) for loss in found):
+        return as_score({"missing": "not_recorded"})
+    return as_score(dict(zip(_LOSSES, found, strict=True)))

@@ -13,7 +13,7 @@ from tgi_server import LocalTGI
 from tiny_models import make_llama
 
 from srt_hf import Selector, Student, Teacher, load_candidates, recycle, reselect
-from srt_hf.errors import DataError
+from srt_hf.errors import ConfigError, DataError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*originals have ifd > 1:UserWarning"),  # random students know no template
@@ -64,7 +64,11 @@ def test_a_second_student_joins_the_repo_and_touches_nothing_else(
         changed = {name for name in after if before.get(name) != after[name]}
         kept = {name for name in changed if name.endswith(".parquet")}
         assert {name.partition("/")[0] for name in kept} == {"two", "two-scores"} and before.keys() <= after.keys()
-        assert changed - kept == {"README.md", "report.json"}
+        reports = {name for name in changed if name.startswith("reports/two/")}
+        assert len(reports) == 6 and changed - kept - reports == {"README.md"}
+        card = after["README.md"].decode()
+        assert "recycled for 2 students" in card and card.index("Selected for `one@") < card.index("Selected for `two@")
+        assert "(reports/one/scores.png)" in card and "(reports/two/scores.png)" in card
 
 
 def test_what_holds_no_candidates(tmp_path: Path, students: dict[str, Student]) -> None:
@@ -97,6 +101,66 @@ def test_what_the_papers_authors_published(tmp_path: Path, students: dict[str, S
     assert found[4]["candidates"][1]["output"] == "reflect_instruction 4" and found[5]["output"] == "origin 6"
     chosen = reselect(found, student=students["one"], selector=ALL)
     assert chosen.report.rows == 7 and chosen.report.kept == 7
+
+
+def write_splits(folder: Path, rows: dict[str, list[Any]]) -> str:
+    (folder / "data").mkdir(parents=True)
+    for split, values in rows.items():
+        Dataset.from_dict({"data": values}).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return str(folder)
+
+
+def losses(ins: float, out: float, ins_cond: float, out_cond: float) -> dict[str, list[float]]:
+    return {"loss": [ins, out, ins_cond, out_cond], "ppl": [0.0] * 4}  # the losses alone are read
+
+
+def test_the_authors_ready_scores(tmp_path: Path) -> None:
+    """The published choice without any model; null rows and the 0 of a failure are no scores."""
+    pairs = [{"instruction": f"Say {n}.", "input": "", "output": f"Said {n}."} for n in range(5)]
+    pairs[4] = None  # type: ignore[call-overload]
+    rows = write_splits(
+        tmp_path / "rows", {split: [{**p, "output": f"{split} {p['output']}"} if p else None for p in pairs] for split in SPLITS}
+    )
+    low, middle, high = losses(2, 2, 1.0, 1.0), losses(2, 2, 1.5, 1.5), losses(2, 2, 1.8, 1.8)
+    failed = losses(0, 0, 0, 0)
+    measured = write_splits(
+        tmp_path / "measured",
+        {
+            "origin": [middle, middle, middle, None, low],
+            "reflect_instruction": [high, low, failed, high, low],  # a higher ifd wins
+            "reflect_response": [low, low, low, low, low],  # a lower r_ifd wins
+            "reflect_both": [low, high, low, high, low],
+        },
+    )
+    table = load_candidates(rows, scores=measured, student="meta-llama/Llama-2-7b-hf")
+    assert len(table) == 4 and table[0]["scores"][0]["ifd"] == pytest.approx(0.6065, abs=1e-4)
+    assert table[2]["scores"][1]["missing"] == "not_recorded" and table[2]["scores"][1]["ifd"] is None
+    chosen = reselect(table)
+    # 0: instruction, then both; 1: original, then response; 2: the failure loses, then response; 3: only the instruction has an
+    # ifd, and its response is no better.
+    assert chosen.rows["origin"][:] == ["both", "response", "response", "instruction"]
+    assert chosen.rows["kept"][:] == [True, True, True, False]
+    assert chosen.report.student["student"] == "meta-llama/Llama-2-7b-hf" and chosen.report.student["passes"] == 0
+    chosen.save_to_disk(tmp_path / "out")
+    assert "`meta-llama/Llama-2-7b-hf`" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(DataError, match="has not the splits of"):
+        load_candidates(rows, scores=str(tmp_path / "out"), student="Llama")
+    with pytest.raises(ConfigError, match="belong together"):
+        load_candidates(rows, scores=measured)
+    with pytest.raises(DataError, match=r"lack the column scores, scored_by\. .*name a student"):
+        reselect(load_candidates(rows))
+
+
+def test_the_scores_of_an_earlier_run_serve_another_rule(runs: Any, students: dict[str, Student], tmp_path: Path) -> None:
+    runs["one"].save_to_disk(tmp_path / "out")
+    table = load_candidates(str(tmp_path / "out"), scores=str(tmp_path / "out"), student=students["one"].model)
+    again = reselect(table, selector=ALL)
+    assert decisions(again) == decisions(runs["one"])
+    assert again.report.student == {**runs["one"].report.student, "passes": 0}
+    assert decisions(reselect(table, selector=Selector(rule="all", keep="all"))) != decisions(again)
+    runs["two"].save_to_disk(tmp_path / "two")
+    with pytest.raises(DataError, match="has a config `candidates`"):
+        load_candidates(str(tmp_path / "two"), scores=str(tmp_path / "two"), student="absent")
 
 
 def test_splits_that_are_not_aligned(tmp_path: Path) -> None:
