@@ -11,6 +11,7 @@ or in a YAML file given with --config; the command line wins.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from trl import ModelConfig, ScriptArguments, SFTConfig, SFTTrainer, get_peft_co
 
 import srt_hf
 from srt_hf.cli import option, parse, run
-from srt_hf.errors import ConfigError, DataError, StudentError
+from srt_hf.errors import ConfigError, DataError, HubError, StudentError
 from srt_hf.identity import brief
+from srt_hf.model_card import WithCard, start_of
+from srt_hf.network import HUB_AWAY, HUB_REFUSED
 from srt_hf.prompts import TEMPLATES
 from srt_hf.rows import check_template
 
@@ -36,6 +39,7 @@ class DataArguments(ScriptArguments):
         None, "recycled dataset: Hub id, local JSONL or Parquet file, or folder (required)", aliases=["--dataset"]
     )
     dataset_config: str | None = option(None, "config, such as a student's name [the repo's default]")
+    dataset_revision: str | None = option(None, "branch, tag or commit of the dataset [the repo's main]")
     template: str = option(
         "vicuna", f"prompt format: {', '.join(TEMPLATES)}, or chat for the tokenizer's own; as it was scored with"
     )
@@ -59,6 +63,7 @@ class TrainingArguments(SFTConfig):
     activation_checkpointing: bool | None = option(True, "less memory for a fifth more time")
     max_length: int | None = option(2048, "tokens of prompt and completion together")
     bf16: bool | None = option(None, "bfloat16 mixed precision [where a GPU can do it]")
+    hub_token: str | None = option(None, "token for --push_to_hub [HF_TOKEN or your login]")
 
     def __post_init__(self) -> None:
         if self.gradient_accumulation_steps != 1:
@@ -77,6 +82,9 @@ class TrainingArguments(SFTConfig):
             self.warmup_ratio = share or self.warmup_steps % 1
             self.warmup_steps = int(self.warmup_steps)
         super().__post_init__()
+        if self.hub_token:  # training_args.bin, which is pushed with the model, would publish it
+            os.environ["HF_TOKEN"] = self.hub_token
+            self.hub_token = self.push_to_hub_token = None
 
 
 @dataclass
@@ -98,14 +106,12 @@ def accumulation(global_batch_size: int, per_device: int, world_size: int) -> in
 
 
 def load_training_rows(data: DataArguments) -> Any:
-    """The dataset as prompt/completion; all other columns are dropped, scores among them.
-
-    Raises DataError for a table of all rows, whose texts are the originals.
-    """
+    """The dataset as it is. Raises DataError for a table of all rows, whose texts are the originals."""
     if not data.dataset_name:
         raise ConfigError("No dataset is named.", "Give one with --dataset.")
     check_template(data.template)
-    rows = srt_hf.load_rows(data.dataset_name, name=data.dataset_config, split=data.dataset_train_split)
+    source = {"name": data.dataset_config, "split": data.dataset_train_split, "revision": data.dataset_revision}
+    rows = srt_hf.load_rows(data.dataset_name, **source)
     if {"candidates", "scores"} & set(rows.column_names):
         raise DataError(
             f"{data.dataset_name} holds all rows here, with their candidates or scores, and not the kept pairs.",
@@ -113,16 +119,22 @@ def load_training_rows(data: DataArguments) -> Any:
         )
     if "origin" not in rows.column_names:
         warnings.warn(f"{data.dataset_name} is no recycled dataset; it is trained on as it is.", stacklevel=2)
-    return rows.map(
-        srt_hf.to_prompt_completion,
-        fn_kwargs={"template": data.template},
-        remove_columns=rows.column_names,
-        desc="Formatting",
-    )
+    return rows
+
+
+def formatted(rows: Any, template: str) -> Any:
+    """The rows as prompt/completion; all other columns are dropped, scores among them."""
+    form = {"template": template}
+    return rows.map(srt_hf.to_prompt_completion, fn_kwargs=form, remove_columns=rows.column_names, desc="Formatting")
+
+
+class Trainer(WithCard, SFTTrainer):
+    """TRL's trainer, with this tool's card in place of TRL's own."""
 
 
 def main(data: DataArguments, training: TrainingArguments, model: StudentArguments) -> int:
     rows = load_training_rows(data)
+    prompts = formatted(rows, data.template)
     training.completion_only_loss = True
     training.gradient_accumulation_steps = accumulation(
         data.global_batch_size, training.per_device_train_batch_size, training.world_size
@@ -134,21 +146,26 @@ def main(data: DataArguments, training: TrainingArguments, model: StudentArgumen
         **(training.model_init_kwargs or {}),
     }
     try:
-        trainer = SFTTrainer(
+        trainer = Trainer(
             model=model.model_name_or_path,
             args=training,
-            train_dataset=rows,
+            train_dataset=prompts,
             quantization_config=get_quantization_config(model),
             peft_config=get_peft_config(model),
         )
     # Before the first step: foreign code of many authors, which raises OSError, ValueError, ImportError, KeyError and more.
     except Exception as error:
         raise StudentError(f"The model {model.model_name_or_path} cannot be trained: {brief(error)}") from error
+    trainer.start = start_of(data, model, rows, training.model_init_kwargs["revision"])
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    trainer.save_model(training.output_dir)
+    trainer.save_model(training.output_dir, _internal_call=True)  # any other call pushes too
+    trainer.create_model_card()
     trainer.accelerator.print(f"Saved to {training.output_dir}.")
-    if training.push_to_hub:
-        trainer.push_to_hub(dataset_name=data.dataset_name)
+    try:
+        if training.push_to_hub:
+            trainer.push_to_hub()
+    except (*HUB_AWAY, *HUB_REFUSED) as error:
+        raise HubError(f"The model could not be pushed: {brief(error)}", "`hf upload` pushes the folder.") from error
     return 0
 
 
