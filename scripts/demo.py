@@ -131,7 +131,7 @@ def main(output: Path) -> int:
     print(f"\n{recycled.report.table()}")
     made = srt_hf.Provenance("scripts/demo/rows.jsonl", command="python scripts/demo.py")
     recycled.save_to_disk(output / "dataset", provenance=made)
-    print(f"\n3. Saved: {output / 'dataset'} (Parquet, README.md is the card, report.json)")
+    print(f"\n3. Saved: {output / 'dataset'} (README.md is the card; {recycled.page} shows every row, in a browser)")
     print("\n4. Fine-tuning the student on the kept rows with TRL")
     print("   (a few steps of a toy: its loss stays high, and all that they show is that the road works)\n")
     fine_tune(recycled, output / "toy-student", output / "fine-tuned")

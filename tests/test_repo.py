@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
-from hub_server import UPLOAD_WARNING, LocalHub, point_at
+from hub_server import UPLOAD_WARNING, LocalHub, hub_environment, point_at
 from huggingface_hub import HfApi
 from test_pipeline import MADE, ROWS
 from tgi_server import LocalTGI
@@ -148,3 +152,22 @@ def test_licence_and_language_come_from_the_source(hub: LocalHub) -> None:
     found = about_source("tester/source")
     assert found["license"] == "cc-by-nc-4.0" and found["language"] == ["en"]
     assert about_source("tester/absent") == {}
+
+
+@pytest.mark.slow
+def test_50000_rows_are_pushed_in_the_memory_of_10000(tmp_path: Path) -> None:
+    """Decided, looked at, drawn, written and uploaded, four candidates each, from a process of its own."""
+    peaks = {}
+    with LocalHub() as server:
+        for rows in (10_000, 50_000):
+            repo, environment = f"tester/rows{rows}", hub_environment(server.url, tmp_path / str(rows))
+            command = [sys.executable, str(Path(__file__).with_name("push_many.py")), repo, str(rows)]
+            run = subprocess.run(command, env=environment, capture_output=True, text=True)
+            assert run.returncode == 0, run.stderr
+            print(run.stdout)
+            peaks[rows] = float(run.stdout.split()[-1])
+            pushed = server.repos["dataset", repo].files()
+            scores = next(content for name, content in pushed.items() if name.startswith("student-scores/"))
+            assert pq.read_metadata(io.BytesIO(scores)).num_rows == rows
+            assert {name.rpartition("/")[0] for name in pushed} >= {"candidates", "student", "student-scores", "reports/student"}
+    assert peaks[50_000] < 1.25 * peaks[10_000], peaks
