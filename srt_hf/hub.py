@@ -252,5 +252,9 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
         raise HubError(f"The Hub refused {repo_id}: {words}.") from error
     except OfflineModeIsEnabled as error:
         raise HubError("HF_HUB_OFFLINE is set, so nothing can be pushed.", "Unset it for this run.") from error
+    except RuntimeError as error:  # before 1.0 the client wraps what the upload of a file met
+        if not isinstance(error.__cause__, (*HUB_REFUSED, *HUB_AWAY)):
+            raise
+        raise HubError(f"The upload to {repo_id} broke off: {error}", "Push again; nothing is lost.") from error
     except HUB_AWAY as error:
         raise HubError(f"The Hub cannot be reached ({type(error).__name__}).", "Push again later; nothing is lost.") from error
