@@ -194,6 +194,7 @@ def _run(report: Report, is_default: bool) -> dict[str, Any]:
         "report": report,
         # A replay's replies were written by somebody else.
         "teacher": ", ".join(map(inline, report.teacher.get("writers") or [report.teacher.get("name")])),
+        "name": inline(student.get("student")),
         "student": inline(_at(student.get("student"), student.get("revision"))),
         "scoring": inline(f"{student.get('template')}, {student.get('max_length')} tokens, {student.get('dtype')}"),
         "rounding": inline(rounding_words(report.rounding)) if report.rounding else "",

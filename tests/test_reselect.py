@@ -67,7 +67,7 @@ def test_a_second_student_joins_the_repo_and_touches_nothing_else(
         reports = {name for name in changed if name.startswith("reports/two/")}
         assert len(reports) == 6 and changed - kept - reports == {"README.md"}
         card = after["README.md"].decode()
-        assert "recycled for 2 students" in card and card.index("Selected for `one@") < card.index("Selected for `two@")
+        assert "recycled for 2 students" in card and card.index("Selected for `one`") < card.index("Selected for `two`")
         assert "(reports/one/scores.png)" in card and "(reports/two/scores.png)" in card
 
 
