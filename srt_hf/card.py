@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from srt_hf.handwritten import own_part, seal
 from srt_hf.report import Report, rounding_words
 from srt_hf.schema import FLAGS, REPO_TAG
 from srt_hf.selection import REASONS
 
-_EXAMPLE_CHARACTERS = 1_200
+_EXAMPLE_CHARACTERS = 800  # of each text of an example
+_BLOCK_CHARACTERS = 4_000
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
 _MODES = {
     "selective": "selective: the paper's order, the student picks after each of two reflections",
@@ -33,17 +36,12 @@ _KEEP_WORDS = {
     "under_one": "pairs with IFD < 1 and r-IFD < 1, whatever was rewritten",
     "all": "every pair with text in it",
 }
-# The part of a card that belongs to people: comments, which a rendered card does not show.
-_OWN_BEGINS = "<!-- Yours: what stands between this line and the next comment stays when srt_hf writes this card anew. -->"
-_OWN_ENDS = "<!-- End of yours. -->"
-_OWN = re.compile(rf"{re.escape(_OWN_BEGINS)}\n(.*?){re.escape(_OWN_ENDS)}", re.DOTALL)
-_SEAL = re.compile(r"<!-- srt_hf wrote the rest: (\w+) -->\s*\Z")
 
 
 @dataclass
 class CardData:
     """What a dataset card is made of: given (title, repo_id), from the runs (reports of the students whose selections the repo
-    holds, the one that `default` names first), and from the card that is there already (header, own: see `read`)."""
+    holds, the one that `default` names first), and from the card that is there already (header, own: see `handwritten.read`)."""
 
     title: str
     repo_id: str
@@ -52,42 +50,10 @@ class CardData:
     own: str = ""
 
 
-class Earlier(NamedTuple):
-    """A card that is there. header: its metadata. own: what people wrote in their part. edited: whether the rest is not, word for
-    word, what this tool wrote."""
-
-    header: dict[str, Any]
-    own: str
-    edited: bool
-
-
-def read(text: str) -> Earlier:
-    """Take a card apart, to write it anew with `render`. A header that is no YAML counts as edited, and is not kept."""
-    import yaml
-    from huggingface_hub import DatasetCard
-
-    if not text.strip():
-        return Earlier({}, "", False)
-    text = text.replace("\r\n", "\n")  # the Hub's own editor
-    own, seal = _OWN.search(text), _SEAL.search(text)
-    edited = not (seal and seal[1] == _digest(text))
-    try:
-        header = DatasetCard(text, ignore_metadata_errors=True).data.to_dict()
-    except (ValueError, yaml.YAMLError):
-        header, edited = {}, True
-    return Earlier(header, own[1].strip("\n") if own else "", edited)
-
-
-def _digest(text: str) -> str:
-    """Of all but the header, people's own part, and this digest."""
-    body = _SEAL.sub("", _OWN.sub("", re.sub(r"\A\s*---\n.*?\n---\n", "", text, count=1, flags=re.DOTALL)))
-    return hashlib.sha256(body.strip().encode()).hexdigest()[:16]
-
-
 def config_names(student: str) -> tuple[str, str, str]:
     """Names of the configs that a run writes: candidates, flat rows, scores."""
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", student.rstrip("/").rpartition("/")[2])
-    if slug in ("candidates", "default", "reports"):
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", student.rstrip("/").rpartition("/")[2]).strip("-.") or "unnamed"
+    if slug in ("candidates", "default", "reports") or slug.endswith("-scores"):
         slug += "-student"
     return "candidates", slug, f"{slug}-scores"
 
@@ -102,8 +68,7 @@ def render(card: CardData) -> str:
     from huggingface_hub import DatasetCard, DatasetCardData
 
     template = str(template_path("dataset_card.md"))
-    text = str(DatasetCard.from_template(DatasetCardData(**_header(card)), template_path=template, **_values(card)))
-    return f"{text.rstrip()}\n\n<!-- srt_hf wrote the rest: {_digest(text)} -->\n"
+    return seal(str(DatasetCard.from_template(DatasetCardData(**_header(card)), template_path=template, **_values(card))))
 
 
 def template_path(name: str) -> Path:
@@ -171,17 +136,20 @@ def default_student(header: Mapping[str, Any]) -> str | None:
 def _values(card: CardData) -> dict[str, Any]:
     first = card.runs[0]
     provenance = first.provenance
-    default = default_student({"configs": _configs(card)})
+    configs = _configs(card)
+    default = default_student({"configs": configs})
+    known = {name for run in card.runs for name in config_names(run.student.get("student", "student"))}
+    unread = [str(config.get("config_name")) for config in configs if config.get("config_name") not in {*known, "default"}]
     return {
-        "title": inline(card.title),
-        "repo_id": card.repo_id,
-        "source": f"[{inline(provenance.source)}](https://huggingface.co/datasets/{provenance.source})"
-        if provenance.source_is_hub
-        else inline(provenance.source),
+        "title": _plain(str(_header(card)["pretty_name"])),
+        "repo": json.dumps(card.repo_id, ensure_ascii=False),
+        "repo_word": shlex.quote(card.repo_id),
+        "source": _linked(provenance.source) if provenance.source_is_hub else inline(provenance.source),
+        "unread": [inline(name) for name in unread],
         "runs": [_run(run, _flat(run) == default) for run in card.runs],
-        "exhaustive": any(run.mode == "exhaustive" for run in card.runs),
+        "exhaustive": first.exhaustive,
         "license": _header(card)["license"],
-        "own": f"{_OWN_BEGINS}\n{card.own and card.own + chr(10)}{_OWN_ENDS}",
+        "own": own_part(card.own),
         "citation": citation(),
     }
 
@@ -192,36 +160,72 @@ def _run(report: Report, is_default: bool) -> dict[str, Any]:
     folder = report_folder(student.get("student", "student"))
     return {
         "report": report,
-        # A replay's replies were written by somebody else.
-        "teacher": ", ".join(map(inline, report.teacher.get("writers") or [report.teacher.get("name")])),
         "name": inline(student.get("student")),
-        "student": inline(_at(student.get("student"), student.get("revision"))),
-        "scoring": inline(f"{student.get('template')}, {student.get('max_length')} tokens, {student.get('dtype')}"),
-        "rounding": inline(rounding_words(report.rounding)) if report.rounding else "",
-        "proxy": _proxy(report.proxy),
-        "mode": _MODES.get(report.mode, inline(report.mode)),
-        "rule": _RULE_WORDS.get(report.rule, inline(report.rule)),
-        "keep": _KEEP_WORDS.get(report.keep, inline(report.keep)),
-        "share": f"{100 * report.kept / report.rows:.1f} %" if report.rows else "–",
-        "source_revision": inline(provenance.revision) if provenance.revision else "",
+        "facts": [(label, inline(words) if foreign else words) for label, words, foreign in facts(report)],
+        "kept": f"{report.kept:,} of {report.rows:,} ({report.share(report.kept)})",
+        "pins": f"`{pins}`" if (pins := _pins(report)) else "",
         "config": _flat(report),
         "is_default": is_default,
-        "reasons": [(inline(reason), count, REASONS.get(reason, "")) for reason, count in report.reasons.items()],
-        "flags": [(inline(flag), count, FLAGS.get(flag, "")) for flag, count in report.flags.items()],
+        "reasons": [(inline(reason), f"{count:,}", REASONS.get(reason, "")) for reason, count in report.reasons.items()],
+        "flags": [
+            (inline(flag), f"{count:,} ({report.share(count, report.kept)})", FLAGS.get(flag, ""))
+            for flag, count in report.flags.items()
+        ],
         "medians": list(report.medians().values()),
         "distributions": _distributions(report),
         "plots": [(_plain(plot["title"]), _plain(plot["words"]), f"{folder}/{plot['name']}.png") for plot in report.plots],
         "page": f"{folder}/report.html" if report.plots else "",
         "examples": [_example(row) for row in report.examples],
-        "command": block(provenance.command) if provenance.command else "From Python, with `srt_hf.recycle`.",
+        "command": block(provenance.command)
+        if provenance.command
+        else f"From Python, with `srt_hf.{'reselect' if report.mode == 'candidates' else 'recycle'}`.",
     }
+
+
+def facts(report: Report) -> list[tuple[str, str, bool]]:
+    """Who made a run's result and how: label, words, and whether strangers chose the words. What is unknown is left out."""
+    student, made = report.student, report.provenance
+    scoring = (student.get("template"), (student.get("max_length"), "tokens"), student.get("dtype"))
+    words = [
+        " ".join(map(str, part)) if isinstance(part, tuple) else str(part) for part in scoring if part and None not in (part,)
+    ]
+    # A replay's replies were written by somebody else.
+    teachers = report.teacher.get("writers") or [report.teacher.get("name")]
+    found = [
+        ("teacher", ", ".join(name for name in teachers if name), True),
+        ("student", _at(student.get("student"), student.get("revision")), True),
+        ("its template, window, dtype", ", ".join(words), True),
+        ("its scores against float32's", rounding_words(report.rounding) if report.rounding else "", True),
+        ("proxy (see `scored_by`)", _proxy(report.proxy), True),
+        ("mode", _MODES.get(report.mode, "another"), False),
+        ("rule", _RULE_WORDS.get(report.rule, "another"), False),
+        ("what is kept", _KEEP_WORDS.get(report.keep, "something else"), False),
+        ("source", made.source, True),
+        ("its revision", made.revision or "", True),
+        ("candidates from", made.candidates or "", True),
+        ("scores from", made.scores or "", True),
+        ("made", report.made or "", True),
+    ]
+    return [(label, words, foreign) for label, words, foreign in found if words]
+
+
+def _pins(report: Report) -> str:
+    """The options that name the commits which were read, where they are known and were not typed."""
+    made, student = report.provenance, report.student.get("revision")
+    commit = student if re.fullmatch(r"[0-9a-f]{40}", str(student)) else None
+    wanted = [("--dataset_revision", None if made.candidates else made.revision), ("--student_revision", commit)]
+    return " ".join(f"{name} {value}" for name, value in wanted if value and value not in (made.command or ""))
+
+
+def _linked(repo_id: str) -> str:
+    return f"[{inline(repo_id)}](https://huggingface.co/datasets/{repo_id})"
 
 
 def _proxy(proxy: Mapping[str, Any]) -> str:
     """Who scored rows in the student's place, and what that changed, in words; nothing for a run without a proxy."""
     if not proxy:
         return ""
-    name = inline(_at(proxy["student"], proxy["revision"]))
+    name = _at(proxy["student"], proxy["revision"])
     checked = f"of {proxy['sample']} of them that the student scored too, {proxy['decisions_changed']} decisions changed"
     return f"{name} scored and decided {proxy['rows']} rows, by more than {proxy['margin']:g}; {checked}"
 
@@ -261,19 +265,22 @@ def _change(before: float | None, after: float | None) -> str:
 
 def _pair(instruction: str | None, input: str | None, output: str | None) -> str:
     parts = [("Instruction", instruction), ("Input", input), ("Output", output)]
-    return "\n\n".join(f"{name}: {text}" for name, text in parts if text)
+    return "\n\n".join(f"{name}: {_cut(text, _EXAMPLE_CHARACTERS)}" for name, text in parts if text)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most] + " […]"
 
 
 def block(text: str) -> str:
-    """A stranger's text as a fenced block: cut to a bounded length, with a fence longer than any it contains.
+    """A stranger's text as a fenced block of bounded length, with a fence longer than any it contains.
 
     >>> print(block("a ``` b"))
     ````text
     a ``` b
     ````
     """
-    if len(text) > _EXAMPLE_CHARACTERS:
-        text = text[:_EXAMPLE_CHARACTERS] + " […]"
+    text = _cut(text, _BLOCK_CHARACTERS)
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"
@@ -286,5 +293,5 @@ def inline(text: object) -> str:
 
 
 def _plain(text: str) -> str:
-    """Words for the alternative text of a picture: nothing that Markdown or HTML reads."""
-    return re.sub(r"[^\w .,:;()%/–-]+", " ", text)[:400]
+    """Words for a heading or a picture's alternative text: nothing that Markdown or HTML reads."""
+    return " ".join(re.sub(r"[^\w .,:;()%/'–-]+", " ", text).split())[:400]

@@ -95,8 +95,9 @@ def check_target(
 ) -> Existing:
     """Make sure that `repo_id` may be written to, before anything is paid for, and return what is there and stays.
 
-    With `overwrite` nothing stays. Raises HubError for a wrong or missing token, a repo that this tool did not make (unless
-    `overwrite`), or `private` asked of a repo that exists and is public; ConfigError for a pull request to another branch.
+    With `overwrite` only what people wrote on the card stays. Raises HubError for a wrong or missing token, a repo that this tool
+    did not make (unless `overwrite`), or `private` asked of a repo that exists and is public; ConfigError for a pull request to
+    another branch.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -118,18 +119,19 @@ def check_target(
         card = info.card_data.to_dict() if info.card_data else {}
         if content and REPO_TAG not in (card.get("tags") or []) and not overwrite:
             raise HubError(f"{repo_id} exists and was not made by this tool.", "Name another repo, or pass --overwrite.")
-        return Existing(info.sha) if overwrite else _existing(api, repo_id, str(info.sha), content)
+        if REPO_TAG not in (card.get("tags") or []):
+            return Existing(info.sha)
+        return _existing(api, repo_id, str(info.sha), content, overwrite)
 
 
-def _existing(api: HfApi, repo_id: str, commit: str, content: set[str]) -> Existing:
-    """Card and reports of a repo at a commit."""
+def _existing(api: HfApi, repo_id: str, commit: str, content: set[str], overwrite: bool) -> Existing:
+    """Card and, unless they go, reports of a repo of this tool at a commit."""
 
-    def fetch(name: str) -> Path:
-        return Path(api.hf_hub_download(repo_id, name, repo_type="dataset", revision=commit))
-
-    card = fetch("README.md").read_text(encoding="utf-8", errors="replace") if "README.md" in content else ""
-    reports = sorted(name for name in content if re.fullmatch(r"reports/[^/]+/report\.json", name))
-    return Existing(commit, card, tuple(fetch(name) for name in reports))
+    card = ""
+    if "README.md" in content:
+        readme = api.hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=commit)
+        card = Path(readme).read_text(encoding="utf-8", errors="replace")
+    return Existing(commit, card, () if overwrite else _reports(api, repo_id, content, commit))
 
 
 def about_source(repo_id: str, revision: str | None = None) -> dict[str, Any]:
@@ -143,6 +145,24 @@ def about_source(repo_id: str, revision: str | None = None) -> dict[str, Any]:
         return {}
     card = info.card_data.to_dict() if info.card_data else {}
     return {"license": card.get("license"), "language": card.get("language"), "revision": info.sha}
+
+
+def fetch_reports(repo_id: str, revision: str | None = None) -> tuple[Path, ...]:
+    """Local copies of the reports in a dataset repo; () where it has none, or the Hub does not answer."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        with _hub_errors(repo_id):
+            names = set(api.list_repo_files(repo_id, repo_type="dataset", revision=revision))
+            return _reports(api, repo_id, names, revision)
+    except HubError:
+        return ()
+
+
+def _reports(api: HfApi, repo_id: str, names: set[str], revision: str | None) -> tuple[Path, ...]:
+    found = sorted(name for name in names if re.fullmatch(r"reports/[^/]+/report\.json", name))
+    return tuple(Path(api.hf_hub_download(repo_id, name, repo_type="dataset", revision=revision)) for name in found)
 
 
 def push_folder(

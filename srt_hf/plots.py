@@ -76,7 +76,7 @@ def _before_after(kept: Mapping[str, list[float | None]]) -> Plot | None:
         axes.axvline(1, color=_OTHER, linewidth=1)
         low, high = _inner([*values[0], *values[1]])
         axes.set(xlim=(low, high), xlabel=_NAMES[name], ylabel="share of kept rows below")
-        axes.legend(loc="upper left")
+        _legend(axes)
         said.append(f"{_NAMES[name]} from {statistics.median(values[0]):.2f} to {statistics.median(values[1]):.2f}")
     words = f"Cumulative shares of the kept rows' scores before and after; medians: {', '.join(said)}."
     return Plot("scores", "Scores before and after", words, _png(figure))
@@ -85,6 +85,7 @@ def _before_after(kept: Mapping[str, list[float | None]]) -> Plot | None:
 def _lengths(before: Sequence[int], after: Sequence[int]) -> Plot:
     """Words in the response, on a logarithmic axis, because a few are very long."""
     import numpy as np
+    from matplotlib.ticker import MaxNLocator
 
     figure, [axes] = _figure(1)
     both = [max(1, words) for words in (*before, *after)]
@@ -93,7 +94,9 @@ def _lengths(before: Sequence[int], after: Sequence[int]) -> Plot:
     axes.hist(np.clip(after, 1, None), bins, label="chosen", color=_AFTER, histtype="step", linewidth=2.4)
     axes.set(xscale="log", xlabel="words in the response", ylabel="kept rows")
     axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.legend(loc="upper left")
+    axes.xaxis.set_minor_formatter("")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(axes)
     medians = [f"{statistics.median(lengths):.0f}" for lengths in (before, after)]
     words = f"Length of the kept rows' responses; median {medians[0]} words before, {medians[1]} after."
     return Plot("lengths", "Response length before and after", words, _png(figure))
@@ -116,9 +119,11 @@ def _decisions(scores: Dataset) -> Plot | None:
         axes.scatter(
             [p[0] for p in some], [p[1] for p in some], s=18, c=color, marker=mark, alpha=0.55, label=label, linewidths=1
         )
-    axes.legend(loc="upper left", markerscale=1.6)
+    _legend(axes)
     count = sum(kept for *_, kept in shown)
-    words = f"{len(shown):,} rows by the scores of their choice, {count:,} of them kept; the shaded corner is below 1 on both."
+    words = (
+        f"Rows by the scores of their choice: {len(shown):,}, of which {count:,} are kept; the shaded corner is below 1 on both."
+    )
     return Plot("decisions", "Where the choices lie", words, _png(figure))
 
 
@@ -136,6 +141,11 @@ def _reasons(reasons: Mapping[str, int]) -> Plot:
     axes.margins(x=0.18)
     words = "Rows by reason: " + ", ".join(f"{name} {count:,}" for name, count in reasons.items()) + "."
     return Plot("reasons", "Why rows were kept or left out", words, _png(figure))
+
+
+def _legend(axes: Axes) -> None:
+    """Above the panel, where it hides nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, markerscale=1.6, borderaxespad=0.2)
 
 
 def _keeps(reason: str) -> bool:

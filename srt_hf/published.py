@@ -8,11 +8,17 @@ Their scores are such splits too, of {loss: [4], ppl: [4]}.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from srt_hf import hub
 from srt_hf.card import config_names
 from srt_hf.errors import ConfigError, DataError
+from srt_hf.report import Provenance, Report
+from srt_hf.rows import with_ids
 from srt_hf.schema import (
     BOTH,
     CANDIDATE,
@@ -26,7 +32,7 @@ from srt_hf.schema import (
     Score,
     features,
 )
-from srt_hf.sources import load_rows, prepare
+from srt_hf.sources import load_rows
 from srt_hf.student import as_score
 
 if TYPE_CHECKING:
@@ -51,8 +57,8 @@ def load_candidates(
     or one of the authors' sets of losses for their splits. The table then has the columns `scores` and `scored_by`, and
     `srt_hf.reselect` needs no model. Raises DataError where something is absent or does not fit together.
     """
-    if (scores is None) != (student is None):
-        raise ConfigError("Ready scores and the name of the student whose they are belong together.", "Give both.")
+    if scores and not student:
+        raise ConfigError("Ready scores need the name of the student whose they are.", "Give student too.")
     theirs = _published_splits(source, revision)
     if theirs:
         losses = _published_splits(scores, None) if scores else {}
@@ -85,35 +91,74 @@ def _with_scores(candidates: Dataset, source: str, student: str) -> Dataset:
     return concatenate_datasets([candidates, scored.select_columns(list(SCORED_COLUMNS))], axis=1)
 
 
+def candidates_made(
+    source: str, revision: str | None = None, *, scores: str | None = None, command: str | None = None
+) -> Provenance:
+    """What a card says of rows that were selected from the candidates of `source`: where those came from, by the report of the
+    run that made them, else the source itself."""
+    here = Path(source).exists()
+    paths = sorted(Path(source).glob("reports/*/report.json")) if here else hub.fetch_reports(source, revision)
+    runs = [run for run in map(_report, paths) if run]
+    first = next((run for run in runs if run.mode != "candidates"), runs[0] if runs else None)
+    names: dict[str, Any] = {"command": command, "scores": scores and (Path(scores).name if Path(scores).exists() else scores)}
+    if first:
+        return replace(first.provenance, candidates=Path(source).resolve().name if here else source, **names)
+    if here:
+        return Provenance(Path(source).resolve().name, **names)
+    return Provenance(source, True, **names, **hub.about_source(source, revision))
+
+
+def _report(path: Path) -> Report | None:
+    """A report, None where it cannot be read: then less is known."""
+    try:
+        return Report.load(path)
+    except DataError:
+        return None
+
+
 def from_published(
     splits: Mapping[str, Dataset], losses: Mapping[str, Dataset] | None = None, student: str | None = None
 ) -> Dataset:
-    """The authors' aligned splits as a table of candidates. A row without an original is left out; where another split's row is
-    null, that candidate has the error "not_attempted". With `losses`, their sets of the same splits by `student`, also as scores.
-    Raises DataError where the splits are not of one length.
+    """The authors' aligned splits as a table of candidates. A row without an original is left out, with a warning that counts
+    them; where another split's row is null, that candidate has the error "not_attempted". With `losses`, their sets of the same
+    splits by `student`, also as scores. Raises DataError where the splits are not of one length, or `losses` holds none.
     """
-    from datasets import Dataset
+    from datasets import concatenate_datasets
 
-    losses = losses or {}
-    sets = {**splits, **{f"{name} of the losses": rows for name, rows in losses.items()}}
+    sets = {**splits, **{f"{name} of the losses": rows for name, rows in (losses or {}).items()}}
     if len({len(rows) for rows in sets.values()}) != 1:
         raise DataError(f"The splits are not of one length: {', '.join(f'{name} {len(rows):,}' for name, rows in sets.items())}.")
-    pairs = {_SPLITS[split]: [_pair(row) for row in rows["data"]] for split, rows in splits.items()}
-    measured = {_SPLITS[split]: rows["data"][:] for split, rows in losses.items()}
-    places = [place for place, pair in enumerate(pairs[ORIGINAL]) if pair]
-    originals = prepare(Dataset.from_list([pairs[ORIGINAL][place] for place in places], features=features(TRIPLE)))
+    if losses and not any("loss" in (rows.features["data"] or {}) for rows in losses.values()):
+        raise DataError("The scores hold no losses.", "Name one of the authors' sets of {loss, ppl}.")
+    joined = concatenate_datasets(
+        [rows.rename_column("data", name).select_columns([name]) for name, rows in sets.items()], axis=1
+    )
+    usable = joined.filter(_has_original, desc="Reading the originals")
+    if len(usable) < len(joined):
+        warnings.warn(f"{len(joined) - len(usable):,} of {len(joined):,} rows have no original and are left out.", stacklevel=2)
+    columns = (*TRIPLE, "candidates", *(SCORED_COLUMNS if losses else ()))
+    made = usable.map(
+        _from_splits,
+        fn_kwargs={"splits": list(splits), "student": student if losses else None},
+        features=features(columns),
+        remove_columns=usable.column_names,
+        desc="Reading candidates",
+    )
+    return with_ids(made).select_columns(["id", *columns])
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for place, row in zip(places, originals, strict=True):
-            candidates = [_candidate(origin, found[place]) for origin, found in pairs.items()]
-            found = {name: row[name] for name in ("id", *TRIPLE)} | {"candidates": candidates}
-            if losses:
-                found["scores"] = [_score(measured[origin][place] if origin in measured else None) for origin in pairs]
-                # What their scripts do where nothing else is said; the model's own window bounds the length.
-                found["scored_by"] = {**_NOBODY, "student": student, "template": "vicuna"}
-            yield found
 
-    return Dataset.from_list(list(rows()), features=features((*CANDIDATES_COLUMNS, *(SCORED_COLUMNS if losses else ()))))
+def _has_original(row: Mapping[str, Any]) -> bool:
+    return _pair(row["origin"]) is not None
+
+
+def _from_splits(row: Mapping[str, Any], splits: Sequence[str], student: str | None) -> dict[str, Any]:
+    """One row of the joined splits as this tool's own."""
+    found = {**(_pair(row["origin"]) or {}), "candidates": [_candidate(_SPLITS[split], _pair(row[split])) for split in splits]}
+    if student is None:
+        return found
+    scores = [_score(row.get(f"{split} of the losses")) for split in splits]
+    # Their scripts' template; they cut at the model's own window, which is not said.
+    return {**found, "scores": scores, "scored_by": {**_NOBODY, "student": student, "template": "vicuna"}}
 
 
 def _published_splits(source: str, revision: str | None) -> dict[str, Dataset]:

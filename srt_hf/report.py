@@ -9,13 +9,13 @@ import platform
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from srt_hf.errors import DataError
-from srt_hf.schema import FLAGS, ORIGINAL, of_origin
+from srt_hf.schema import BOTH, FLAGS, INSTRUCTION, ORIGINAL, RESPONSE, of_origin
 
 _PACKAGES = ("srt_hf", "datasets", "huggingface_hub", "transformers", "torch")
 _QUANTILES = (5, 25, 50, 75, 95)
@@ -37,7 +37,8 @@ class Provenance:
     """What only the person who made a dataset can say of it; None is unknown and stays unknown.
 
     source: a Hub id (`source_is_hub`) or any other name of the rows' origin; revision: of the Hub's, a commit. command: what was
-    typed to make the dataset. license, language: as the Hub's card headers have them.
+    typed to make the dataset. license, language: as the Hub's card headers have them. candidates, scores: where those came from
+    that existed already.
     """
 
     source: str = "a dataset"
@@ -46,6 +47,8 @@ class Provenance:
     license: str | list[str] | None = None
     language: str | list[str] | None = None
     revision: str | None = None
+    candidates: str | None = None
+    scores: str | None = None
 
 
 @dataclass
@@ -96,6 +99,16 @@ class Report:
         return asdict(self)
 
     @property
+    def exhaustive(self) -> bool:
+        """Whether every row has all three reflections, or why one failed, so that any student can select from them."""
+        return all(sum(self.candidates.get(origin, {}).values()) >= self.rows for origin in (INSTRUCTION, RESPONSE, BOTH))
+
+    def share(self, count: int, of: int | None = None) -> str:
+        """So many of the rows, or of another number, in percent."""
+        total = self.rows if of is None else of
+        return f"{100 * count / total:.1f} %" if total else "–"
+
+    @property
     def nothing_replayed(self) -> bool:
         """Whether the teacher was a replay in which no row was found: its ids are not the dataset's."""
         asked = [code for codes in self.candidates.values() for code in codes]
@@ -107,12 +120,13 @@ class Report:
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
-        """Read what `save` wrote. Raises DataError where it is something else, or of a version that had other fields."""
+        """Read what `save` wrote. Raises DataError where it is something else. Fields that a later version may have
+        are passed by."""
         try:
-            known = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(**{**known, "provenance": Provenance(**known["provenance"])})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{Path(path).name} is no report of this version: {error}.") from error
+            known = _known(cls, json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls(**{**known, "provenance": Provenance(**_known(Provenance, known.get("provenance", {})))})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"{Path(path).name} is no report of this tool: {error}.") from error
 
     def table(self) -> str:
         """The report as the one table that a command prints at its end."""
@@ -126,8 +140,7 @@ class Report:
 
     def lines(self) -> list[list[str]]:
         """The report as labels and values, both text."""
-        share = f" ({100 * self.kept / self.rows:.1f} %)" if self.rows else ""
-        lines = [["rows", f"{self.rows:,}"], ["kept", f"{self.kept:,}{share}"]]
+        lines = [["rows", f"{self.rows:,}"], ["kept", f"{self.kept:,} ({self.share(self.kept)})"]]
         lines += [[f"  {reason}", f"{count:,}"] for reason, count in self.reasons.items()]
         lines += [[f"left out: {what}", f"{count:,}"] for what, count in self.left_out.items()]
         for origin, outcomes in self.candidates.items():
@@ -157,6 +170,12 @@ class Report:
         if self.rounding:
             lines.append([f"{self.rounding['dtype']} against float32", rounding_words(self.rounding)])
         return lines + [[f"seconds: {stage}", f"{seconds:.1f}"] for stage, seconds in self.seconds.items()]
+
+
+def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that are fields of a dataclass."""
+    names = {field.name for field in fields(cls)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def rounding_words(rounding: Mapping[str, Any]) -> str:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srt_hf import hub
-from srt_hf.card import CardData, config_names, default_student, read, render, report_folder
+from srt_hf.card import CardData, config_names, default_student, render, report_folder
 from srt_hf.errors import DataError, HubError
+from srt_hf.handwritten import read
 from srt_hf.journal import Journal
 from srt_hf.plots import Plot, draw
 from srt_hf.report import Provenance, Report
 from srt_hf.rows import flatten
-from srt_hf.schema import CANDIDATES_COLUMNS, FLAT_COLUMNS, SCORES_COLUMNS, features
+from srt_hf.schema import ABLATION_TAG, CANDIDATES_COLUMNS, FLAT_COLUMNS, SCORES_COLUMNS, features
 from srt_hf.teacher.replay import write_replies
 from srt_hf.viewer import write_page
 
@@ -68,7 +69,6 @@ class Recycled:
         *,
         repo_id: str | None = None,
         provenance: Provenance | None = None,
-        existing: hub.Existing | None = None,
         replies: bool = False,
     ) -> None:
         """Write exactly the Hub repo's folder: the card, one folder of Parquet files a config, and `reports/<student>` with the
@@ -77,15 +77,28 @@ class Recycled:
         replies: also `replies.jsonl`, what the journal holds for these rows, as the teacher wrote it; `replay:` reads it.
 
         An earlier result in the folder, if its tables are others, is moved aside. Without kept rows there is no flat config,
-        since an empty split cannot be loaded back. `provenance` goes on the card; `existing` (hub.check_target) is what the repo
-        holds already, for its card. Raises ConfigError where the folder cannot be written or holds other things.
+        since an empty split cannot be loaded back. `provenance` goes on the card. Raises ConfigError where the folder cannot be
+        written or holds other things.
         """
+        self._save(folder, repo_id or str(folder), provenance or Provenance(), replies, {}, [], "")
+
+    def _save(
+        self,
+        folder: str | Path,
+        name: str,
+        provenance: Provenance,
+        replies: bool,
+        header: dict[str, Any],
+        others: list[Report],
+        own: str,
+    ) -> None:
+        """`save_to_disk` with what stays of a card that is there: its header, the other students' runs, people's own part."""
         target = Path(folder).resolve()
         hub.check_folder(target)
-        title = (repo_id or str(target)).rstrip("/").rpartition("/")[2]
+        title = (target.name if name == str(folder) else name).rpartition("/")[2]
         report = replace(
             self.report,
-            provenance=provenance or Provenance(),
+            provenance=provenance,
             examples=self._examples(),
             plots=[{"name": plot.name, "title": plot.title, "words": plot.words} for plot in self.plots],
         )
@@ -99,7 +112,7 @@ class Recycled:
             if replies and self._journal is not None:
                 write_replies(self._journal, set(self.rows["id"]), report.teacher["writers"], new / "replies.jsonl")
             self._write_report(report, title, new / report_folder(report.student["student"]))
-            card = _card(title, repo_id or str(folder), report, existing or hub.Existing())
+            card = CardData(title, name, _in_order([report, *others], header), header, own)
             (new / "README.md").write_text(render(card), encoding="utf-8")
             hub.replace_result(target, new)
 
@@ -131,26 +144,32 @@ class Recycled:
         if not self.report.kept:
             raise HubError("No row was kept, so there is nothing to push.", f"Top reasons: {top_reasons(self.report)}.")
         where: dict[str, Any] = {"private": private, "overwrite": overwrite, "revision": revision, "create_pr": create_pr}
+        student = self.report.student["student"]
         existing = hub.check_target(repo_id, **where)
+        others = other_runs(existing, student, repo_id)
         earlier = read(existing.card)
         if earlier.edited:
             warnings.warn(
-                f"The card of {repo_id} was edited outside of the part that is marked as yours; those edits stay in the repo's "
-                f"history, at {existing.commit}.",
+                f"The card of {repo_id} was edited where this tool writes it anew; those edits stay in the repo's history, at "
+                f"{existing.commit}.",
                 stacklevel=2,
             )
-        student = self.report.student["student"]
-        slug = config_names(student)[1]
-        ours = {*config_names(student), "default"}
+        header = {name: value for name, value in earlier.header.items() if not (overwrite and name == "configs")}
+        candidates, flat, scores = config_names(student)
+        foreign = [
+            config
+            for config in header.get("configs") or []
+            if config.get("config_name") not in (candidates, flat, scores, "default")
+        ]
         with tempfile.TemporaryDirectory() as folder:
-            self.save_to_disk(folder, repo_id=repo_id, provenance=provenance, existing=existing, replies=replies)
+            self._save(folder, repo_id, provenance or Provenance(), replies, header, others, earlier.own)
             return hub.push_folder(
                 Path(folder),
                 repo_id,
                 message=f"Recycle {self.report.rows:,} rows for {student}: {self.report.kept:,} kept",
-                tag=f"{slug}-{self.report.made}",
+                tag=f"{flat}-{self.report.made}",
                 parent_commit=existing.commit,
-                other_students=any(config.get("config_name") not in ours for config in earlier.header.get("configs") or []),
+                other_students=bool(foreign),
                 **where,
             )
 
@@ -165,25 +184,32 @@ def top_reasons(report: Report, most: int = 3) -> str:
     return ", ".join(f"{reason} ({count:,})" for reason, count in list(report.reasons.items())[:most])
 
 
-def _card(title: str, repo_id: str, report: Report, existing: hub.Existing) -> CardData:
-    """The card of a run, with what stays of the one that is there: other students' runs, what people wrote."""
-    earlier = read(existing.card)
-    runs = {config_names(run.student["student"])[1]: run for run in map(_load, existing.reports) if run}
-    runs[config_names(report.student["student"])[1]] = report
-    default = default_student(earlier.header) or config_names(report.student["student"])[1]
-    return CardData(
-        title,
-        repo_id,
-        sorted(runs.values(), key=lambda run: config_names(run.student["student"])[1] != default),
-        earlier.header,
-        earlier.own,
-    )
+def other_runs(existing: hub.Existing, student: str, repo_id: str) -> list[Report]:
+    """The runs of other students that a repo holds. Raises HubError where one of them has the configs that `student` would have
+    (org1/model and org2/model), and for an ablation's repo. A report that cannot be read costs its figures on the card, with a
+    warning."""
+    if existing.reports and ABLATION_TAG in (read(existing.card).header.get("tags") or []):
+        raise HubError(f"{repo_id} holds the arms of an ablation.", "Name another repo, or pass --overwrite.")
+    found = []
+    for path in existing.reports:
+        try:
+            run = Report.load(path)
+        except DataError as error:
+            warnings.warn(f"{path.parent.name}: {error} The card will name its configs and no figures.", stacklevel=2)
+            continue
+        name = str(run.student.get("student"))
+        if path.parent.name != config_names(student)[1]:
+            found.append(run)
+        elif name != student:
+            raise HubError(
+                f"{repo_id} holds the selection of {name}, whose configs {student} would write over.",
+                "Push to another repo, or pass --overwrite to replace everything in it.",
+            )
+    return found
 
 
-def _load(path: Path) -> Report | None:
-    """Another student's report; without it its configs stay on the card, and the warning says why there is no more."""
-    try:
-        return Report.load(path)
-    except DataError as error:
-        warnings.warn(f"{error} The card names this student's configs and no figures.", stacklevel=2)
-        return None
+def _in_order(runs: list[Report], header: dict[str, Any]) -> list[Report]:
+    """The run first that `default` names, or else the first one."""
+    slugs = [config_names(run.student["student"])[1] for run in runs]
+    default = default_student(header) or slugs[0]
+    return [run for _, run in sorted(zip(slugs, runs, strict=True), key=lambda named: named[0] != default)]

@@ -53,7 +53,7 @@ FLAGS = {
     "duplicate": "an earlier kept pair is the same but for case and white space",
     "near_duplicate": "an earlier kept pair has nearly the same words",
     "boilerplate": "words about the rewriting itself, or tags of the requested form, are left in the text",
-    "refusal": "the response declines the task",
+    "refusal": "the response declines the task, in English",
     "placeholder": "the text has a slot that nobody filled, such as [Your Name]",
     "other_language": "the text is in another language than the original",
 }
@@ -111,6 +111,7 @@ COLUMNS: dict[str, pa.DataType] = {
 }
 
 REPO_TAG = "srt-hf"  # on the card of every repo of this tool; an existing repo without it is not written to
+ABLATION_TAG = "srt-hf-ablation"  # besides it, on a repo that holds arms of an ablation and no recycled dataset
 DECISION = ("choice", "origin", "kept", "reason")
 SCORED_COLUMNS = ("scores", "scored_by")  # what a scorer adds
 STAGE_COLUMNS = ("candidates", *SCORED_COLUMNS, *DECISION, "flags")  # what the method adds to a row, besides `id`

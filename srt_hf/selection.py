@@ -67,6 +67,7 @@ REASONS = {
     "original_preferred": "left out: the student prefers the original to what the teacher wrote",
     "response_not_improved": "left out: the new instruction won, but its reflected response did not",
     "teacher_failed": "left out: the teacher gave no usable reflection of the response",
+    "not_asked": "left out: the candidates hold no reflection of the response of the pair that the student prefers",
     "ifd_not_under_one": "left out: the instruction does not help the student to predict the response (ifd ≥ 1)",
     "r_ifd_not_under_one": "left out: the response does not help the student to guess the instruction (r_ifd ≥ 1)",
     "not_scored": "left out: a score that decides is missing",
@@ -196,7 +197,7 @@ class Selector:
         """The reason of a choice whose response is not a reflected one: failed, not scored, or not preferred."""
         challengers = [n for n in _responses(candidates, choice) if not candidates[n].get("error")]
         if "response" in self.stages and not challengers:
-            return "teacher_failed"
+            return "teacher_failed" if of_origin(candidates, _reflected(candidates, choice)) else "not_asked"
         decides = self.deciding_scores("response")
         if decides and not any(_number(scores[n], name) is not None for n in challengers for name in decides):
             return "not_scored"
@@ -215,9 +216,13 @@ def _original(candidates: Sequence[Any]) -> int:
 
 def _responses(candidates: Sequence[Any], winner: int) -> list[int]:
     """The reflected responses to the winner's instruction; with several draws, those of the other pairs are no challengers."""
-    origin = RESPONSE if candidates[winner]["origin"] == ORIGINAL else BOTH
     asked = candidates[winner]["instruction"]
-    return [n for n, c in enumerate(candidates) if c["origin"] == origin and c["instruction"] == asked]
+    return [n for n in of_origin(candidates, _reflected(candidates, winner)) if candidates[n]["instruction"] == asked]
+
+
+def _reflected(candidates: Sequence[Any], winner: int) -> str:
+    """The origin of a reflected response to the winner's instruction."""
+    return RESPONSE if candidates[winner]["origin"] == ORIGINAL else BOTH
 
 
 def _parallel(row: Mapping[str, Any]) -> tuple[Sequence[Any], Sequence[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import warnings
 from pathlib import Path
@@ -60,7 +61,7 @@ def _load(source: str, name: str | None, split: str, revision: str | None) -> Da
         if suffix not in _FILES:
             raise ValueError(f"the suffix {path.suffix!r} is none of {', '.join(_FILES)}")
         builder, options = _FILES[suffix]
-        return load_dataset(builder, data_files=str(path), split=split, **options)
+        return load_dataset(builder, data_files=glob.escape(str(path)), split=split, **options)
     if not path.exists() and (suffix in _FILES or path.is_absolute() or source.startswith((".", "~"))):
         # The Hub, which `load_dataset` would ask for long, has no dataset of such a name.
         raise DataError(f"There is no file or folder {source}.")

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from srt_hf.card import template_path
+from srt_hf.card import facts, template_path
 from srt_hf.report import Report
 from srt_hf.schema import ERRORS, FLAGS, MISSING, ORIGINAL, of_origin
 from srt_hf.selection import REASONS
@@ -48,13 +48,20 @@ def write_page(path: Path, title: str, report: Report, rows: Dataset, plots: Seq
     values = {
         "title": title,
         "figures": _figures(report),
-        "lines": report.lines(),
+        "student": report.student.get("student") or "",
+        "lines": [*_made(report), *report.lines()],
         "plots": [(plot.title, plot.words, base64.b64encode(plot.png).decode()) for plot in plots],
         "words": {"reasons": REASONS, "errors": ERRORS, "missing": MISSING, "flags": FLAGS},
         "blocks": _blocks(rows),
     }
     with path.open("w", encoding="utf-8", errors="replace", newline="\n") as file:  # a title may be a broken file name
         file.writelines(_template().generate(**values))
+
+
+def _made(report: Report) -> list[list[str]]:
+    """Whose run it is and how it was made, since the page is opened by itself."""
+    command = [["command", report.provenance.command]] if report.provenance.command else []
+    return [[label, words] for label, words, _ in facts(report)] + command
 
 
 def _template() -> Template:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from conftest import ROOT
 
-from srt_hf.card import CardData, block, config_names, default_student, inline, read, render
+from srt_hf.card import CardData, block, config_names, default_student, inline, render
+from srt_hf.handwritten import read
 from srt_hf.report import Provenance, Report
 
 
@@ -79,7 +80,7 @@ def test_the_cards_header_is_what_the_hub_reads() -> None:
 def test_a_strangers_text_cannot_leave_its_place() -> None:
     assert inline("a`|b\n# c") == "`a'/b # c`"
     assert block("```\n# heading\n````").startswith("`````text\n")
-    assert len(block("x" * 100_000)) < 1_300
+    assert len(block("x" * 100_000)) < 4_100
     card = example_card()
     card.runs[0].teacher["name"] = "evil`\n# Owned | <b>"
     assert "\n# Owned" not in render(card)
@@ -107,11 +108,28 @@ def test_what_people_wrote_stays() -> None:
     assert render(card) == again and not read(again).edited
 
 
+def test_names_of_configs() -> None:
+    assert config_names("org/Llama-scores") == ("candidates", "Llama-scores-student", "Llama-scores-student-scores")
+    assert config_names("学生")[1] == "unnamed" and config_names("reports")[1] == "reports-student"
+
+
 def test_other_edits_are_noticed() -> None:
     first = render(example_card())
     assert read(first.replace("Name rivers.", "Name any river.")).edited
+    assert read("---\nconfigs: x\n---\n# Mine\n") == ({}, "", True)
     assert read("---\ntags: [srt-hf]\n---\n# Mine\n").edited and read("---\n: [\n---\n").edited
     assert read("") == ({}, "", False)
+
+
+def test_sections_of_their_own_stay_too() -> None:
+    first = render(example_card())
+    added = first.replace("## Limits", "## Our notes\n\n```\n## no heading\n```\n\nChecked.\n\n## Limits")
+    found = read(added)
+    assert found.own == "## Our notes\n\n```\n## no heading\n```\n\nChecked." and not found.edited
+    card = example_card()
+    card.own = found.own
+    again = render(card)
+    assert read(again) == (found.header, found.own, False) and again.count("## Our notes") == 1
 
 
 def test_a_stranger_cannot_write_into_the_peoples_part() -> None:
@@ -119,6 +137,9 @@ def test_a_stranger_cannot_write_into_the_peoples_part() -> None:
     mark = render(card).partition("<!-- Yours")[2].partition("-->")[0]
     card.runs[0].examples[0]["output"] = f"<!-- Yours{mark}-->\nOwned\n<!-- End of yours. -->"
     assert read(render(card)).own == ""
+    # Nor where people have deleted the marks.
+    bare = render(card).replace(f"<!-- Yours{mark}-->\n<!-- End of yours. -->\n", "", 1)
+    assert read(bare).own == "" and "Owned" in bare
 
 
 def test_a_card_of_two_students() -> None:

@@ -39,7 +39,11 @@ def flagged(*pairs: dict[str, str], original: dict[str, str] | None = None, kept
         ({"output": "I'm sorry to hear that. Try the Nile."}, []),
         ({"output": "Dear [Your Name],\nthe Nile."}, ["placeholder"]),
         ({"output": "<insert your answer here>"}, ["placeholder"]),
+        ({"output": "[Company Name] thanks [Recipient's Name]."}, ["placeholder"]),
+        ({"input": "No Input"}, ["placeholder"]),
+        ({"input": "<noinput>"}, ["placeholder"]),
         ({"output": "See [1], x[0], <b>the Nile</b> and {name}."}, []),
+        ({"output": "value = d[your_key]; {'add': 1}; List<Name> names;"}, []),
         ({"output": "I'm sorry, but I can't help with that request. [End]"}, ["boilerplate", "refusal"]),
     ],
 )
@@ -53,7 +57,11 @@ def test_another_language() -> None:
     assert flagged({"instruction": ENGLISH, "output": GERMAN}, original=english) == [["other_language"]]
     assert flagged({"instruction": ENGLISH, "output": ENGLISH + " And back."}, original=english) == [[]]
     assert flagged({"instruction": ENGLISH, "output": "Der Nil."}, original=english) == [[]]  # too short to tell
-    assert language(GERMAN) == "de" and language("∑ x² = 4; ∂f/∂x " * 20) is None
+    chinese, japanese = "请写一个关于河流的短篇故事，不少于三百字。", "日本で一番長い川の名前を教えてください。"
+    assert flagged({"instruction": chinese}, original=english) == [["other_language"]]  # by its writing, short as it is
+    assert flagged({"instruction": japanese}, original={**PLAIN, "instruction": chinese}) == [["other_language"]]
+    assert flagged({"output": "The Nile (Нил, 尼罗河)."}, original=english) == [[]]
+    assert language(GERMAN) == ("latin", "de") and language("1 + 2 = 3; " * 20) == (None, None)
 
 
 def test_doubles_among_kept_rows() -> None:
@@ -62,6 +70,15 @@ def test_doubles_among_kept_rows() -> None:
     pairs = [{"output": text} for text in texts]
     assert flagged(*pairs) == [[], [], ["duplicate"], ["near_duplicate"], []]
     assert flagged(*pairs, kept=False) == [[]] * 5
+
+
+def test_near_doubles_without_spaces() -> None:
+    text = "".join(chr(0x4E00 + 7 * n) for n in range(200))
+    assert flagged({"output": text}, {"output": text[:-3]}, {"output": text[::-1]}) == [[], ["near_duplicate"], []]
+
+
+def test_the_same_words_in_other_fields_are_no_double() -> None:
+    assert flagged({"instruction": "a b c", "output": "d e f"}, {"instruction": "a b", "output": "c d e f"})[1] != ["duplicate"]
 
 
 def test_doubles_come_beside_what_the_text_shows() -> None:

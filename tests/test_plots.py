@@ -41,7 +41,7 @@ def test_all_pictures_of_a_run() -> None:
     assert list(found) == ["scores", "lengths", "decisions", "reasons"]
     assert "IFD from 0.90 to 0.75, r-IFD from 0.65 to 0.55" in found["scores"].words
     assert "median 2 words before, 3 after" in found["lengths"].words
-    assert "3 rows" in found["decisions"].words and "2 of them kept" in found["decisions"].words
+    assert "their choice: 3, of which 2 are kept" in found["decisions"].words
     assert "both_chosen 3, original_preferred 2" in found["reasons"].words
     for plot in found.values():
         assert plot.png.startswith(b"\x89PNG")

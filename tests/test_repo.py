@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,7 +114,7 @@ def test_what_people_wrote_on_the_card_stays(hub: LocalHub, recycled: Recycled) 
     assert "\nRead by two people.\n" in card and "pretty_name: Rivers" in card and "license: mit" in card
     edit("README.md", card.replace("## Limits", "## My limits"))
     head = repo.head().oid
-    with pytest.warns(UserWarning, match=rf"edited outside of the part that is marked as yours.*{head}"):
+    with pytest.warns(UserWarning, match=rf"edited where this tool writes it anew.*{head}"):
         recycled.push_to_hub(REPO)
     card = repo.files()["README.md"].decode()
     assert "\nRead by two people.\n" in card and "## Limits" in card
@@ -121,13 +122,13 @@ def test_what_people_wrote_on_the_card_stays(hub: LocalHub, recycled: Recycled) 
 
 def test_somebody_else_commits_at_the_same_moment(hub: LocalHub, recycled: Recycled, monkeypatch: pytest.MonkeyPatch) -> None:
     recycled.push_to_hub(REPO)
-    save = Recycled.save_to_disk
+    save = Recycled._save
 
     def meanwhile(*args: object, **options: object) -> None:
         edit("notes.txt", "mine")
         save(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Recycled, "save_to_disk", meanwhile)
+    monkeypatch.setattr(Recycled, "_save", meanwhile)
     with pytest.raises(HubError, match="changed by somebody else at the same moment"):
         recycled.push_to_hub(REPO, provenance=MADE)
 
@@ -135,9 +136,38 @@ def test_somebody_else_commits_at_the_same_moment(hub: LocalHub, recycled: Recyc
 def test_a_report_that_is_none_costs_its_figures_only(hub: LocalHub, recycled: Recycled) -> None:
     recycled.push_to_hub(REPO)
     edit("reports/older/report.json", '{"mode": 1}')
-    with pytest.warns(UserWarning, match=r"report\.json is no report of this version"):
+    with pytest.warns(UserWarning, match=r"report\.json is no report of this tool"):
         recycled.push_to_hub(REPO, provenance=MADE)
     assert "recycled for" not in hub.repos["dataset", REPO].files()["README.md"].decode()
+    # A later version may say more; what is known of it is read.
+    path = "reports/student0/report.json"
+    later = json.loads(hub.repos["dataset", REPO].files()[path]) | {"novelty": 1, "student": {"student": "org/later"}}
+    edit("reports/later/report.json", json.dumps(later))
+    with pytest.warns(UserWarning, match="no report of this tool"):
+        recycled.push_to_hub(REPO, provenance=MADE)
+    assert "Selected for `org/later`" in hub.repos["dataset", REPO].files()["README.md"].decode()
+
+
+def test_another_student_of_the_same_name_is_not_written_over(hub: LocalHub, recycled: Recycled) -> None:
+    recycled.push_to_hub(REPO)
+    path = "reports/student0/report.json"
+    theirs = json.loads(hub.repos["dataset", REPO].files()[path])
+    edit(path, json.dumps(theirs | {"student": {**theirs["student"], "student": "org/student0"}}))
+    with pytest.raises(
+        HubError, match=r"holds the selection of org/student0, whose configs student0 would write over.*--overwrite"
+    ):
+        recycled.push_to_hub(REPO)
+    recycled.push_to_hub(REPO, overwrite=True)
+
+
+def test_overwriting_keeps_what_people_wrote(hub: LocalHub, recycled: Recycled) -> None:
+    recycled.push_to_hub(REPO)
+    repo = hub.repos["dataset", REPO]
+    card = repo.files()["README.md"].decode().replace("<!-- End of yours. -->", "By hand.\n<!-- End of yours. -->")
+    edit("README.md", card.replace("pretty_name: made", "pretty_name: made\nlicense: mit"))
+    recycled.push_to_hub(REPO, overwrite=True)
+    card = repo.files()["README.md"].decode()
+    assert "By hand." in card and "license: mit" in card
 
 
 def test_licence_and_language_come_from_the_source(hub: LocalHub) -> None:

@@ -14,6 +14,8 @@ from tiny_models import make_llama
 
 from srt_hf import Selector, Student, Teacher, load_candidates, recycle, reselect
 from srt_hf.errors import ConfigError, DataError
+from srt_hf.published import candidates_made
+from srt_hf.report import Provenance
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*originals have ifd > 1:UserWarning"),  # random students know no template
@@ -82,6 +84,7 @@ SPLITS = ("origin", "reflect_instruction", "reflect_response", "reflect_both")
 
 
 @pytest.mark.parametrize("lacking", [None, "reflect_response"])  # WizardLM V2 has no responses
+@pytest.mark.filterwarnings("ignore:1 of 8 rows have no original:UserWarning")
 def test_what_the_papers_authors_published(tmp_path: Path, students: dict[str, Student], lacking: str | None) -> None:
     (tmp_path / "theirs" / "data").mkdir(parents=True)
     for split in SPLITS:
@@ -114,6 +117,7 @@ def losses(ins: float, out: float, ins_cond: float, out_cond: float) -> dict[str
     return {"loss": [ins, out, ins_cond, out_cond], "ppl": [0.0] * 4}  # the losses alone are read
 
 
+@pytest.mark.filterwarnings("ignore:1 of 5 rows have no original:UserWarning")
 def test_the_authors_ready_scores(tmp_path: Path) -> None:
     """The published choice without any model; null rows and the 0 of a failure are no scores."""
     pairs = [{"instruction": f"Say {n}.", "input": "", "output": f"Said {n}."} for n in range(5)]
@@ -132,7 +136,8 @@ def test_the_authors_ready_scores(tmp_path: Path) -> None:
             "reflect_both": [low, high, low, high, low],
         },
     )
-    table = load_candidates(rows, scores=measured, student="meta-llama/Llama-2-7b-hf")
+    with pytest.warns(UserWarning, match="1 of 5 rows have no original"):
+        table = load_candidates(rows, scores=measured, student="meta-llama/Llama-2-7b-hf")
     assert len(table) == 4 and table[0]["scores"][0]["ifd"] == pytest.approx(0.6065, abs=1e-4)
     assert table[2]["scores"][1]["missing"] == "not_recorded" and table[2]["scores"][1]["ifd"] is None
     chosen = reselect(table)
@@ -145,8 +150,10 @@ def test_the_authors_ready_scores(tmp_path: Path) -> None:
     assert "`meta-llama/Llama-2-7b-hf`" in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(DataError, match="has not the splits of"):
         load_candidates(rows, scores=str(tmp_path / "out"), student="Llama")
-    with pytest.raises(ConfigError, match="belong together"):
+    with pytest.raises(ConfigError, match="need the name of the student"):
         load_candidates(rows, scores=measured)
+    with pytest.raises(DataError, match="hold no losses"):
+        load_candidates(rows, scores=rows, student="Llama")
     with pytest.raises(DataError, match=r"lack the column scores, scored_by\. .*name a student"):
         reselect(load_candidates(rows))
 
@@ -161,6 +168,29 @@ def test_the_scores_of_an_earlier_run_serve_another_rule(runs: Any, students: di
     runs["two"].save_to_disk(tmp_path / "two")
     with pytest.raises(DataError, match="has a config `candidates`"):
         load_candidates(str(tmp_path / "two"), scores=str(tmp_path / "two"), student="absent")
+
+
+def test_where_candidates_come_from_goes_with_them(runs: Any, students: dict[str, Student], tmp_path: Path) -> None:
+    made = Provenance("org/rows", True, "python first.py", license="mit")
+    runs["one"].save_to_disk(tmp_path / "out", provenance=made)
+    again = candidates_made(str(tmp_path / "out"), command="python second.py")
+    assert (again.source, again.license, again.candidates, again.command) == ("org/rows", "mit", "out", "python second.py")
+    reselect(load_candidates(str(tmp_path / "out")), student=students["two"], selector=ALL).save_to_disk(
+        tmp_path / "two", provenance=again
+    )
+    card = (tmp_path / "two" / "README.md").read_text()
+    assert "`org/rows`" in card and "| candidates from | `out` |" in card and "paid for once" in card
+    assert "select again from `candidates`" in card and "license: mit" in card
+
+
+def test_selective_candidates_lack_what_nobody_asked_for(students: dict[str, Student], tmp_path: Path) -> None:
+    with LocalTGI() as tgi:
+        one = recycle(ROWS, teacher=Teacher(tgi.url, journal=False), student=students["one"], selector=ALL)
+    assert not one.report.exhaustive
+    one.save_to_disk(tmp_path / "out")
+    assert "may miss some of its own" in (tmp_path / "out" / "README.md").read_text()
+    two = reselect(load_candidates(str(tmp_path / "out")), student=students["two"])
+    assert two.report.reasons["not_asked"] > 0 and "teacher_failed" not in two.report.reasons
 
 
 def test_splits_that_are_not_aligned(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ FULL = {"original": (0.5, 0.5), "instruction": (0.6, 0.5), "response": (0.5, 0.4
         ({**FULL, "both": (1.0, 0.4)}, ("both", False, "ifd_not_under_one")),
         ({**FULL, "instruction": (0.6, 1.5), "both": (0.5, 1.0)}, ("both", False, "r_ifd_not_under_one")),
         # A challenger that is absent, errored or without the number loses.
-        ({"original": (0.5, 0.5)}, ("original", False, "teacher_failed")),
+        ({"original": (0.5, 0.5)}, ("original", False, "not_asked")),
         ({**FULL, "instruction": "unparsable", "both": "not_attempted"}, ("response", True, "response_chosen")),
         ({**FULL, "instruction": (None, 0.5)}, ("response", True, "response_chosen")),
         ({"original": (0.5, 0.5), **dict.fromkeys(ORIGINS[1:], "refused")}, ("original", False, "teacher_failed")),
