@@ -17,15 +17,16 @@ from typing import Any
 
 import srt_hf
 from srt_hf import hub
-from srt_hf.arguments import CostArguments, StudentArguments, TeacherArguments
-from srt_hf.cli import command, explained, option, parse, run
+from srt_hf.arguments import CostArguments, RepoArguments, SelectionArguments, StudentArguments, TeacherArguments
+from srt_hf.cli import changed, command, option, parse, run
 from srt_hf.errors import ConfigError
 from srt_hf.estimate import estimate
+from srt_hf.identity import shown_name
 from srt_hf.pipeline import MODES, check_mode
+from srt_hf.published import candidates_made
 from srt_hf.reflection import check_retry
-from srt_hf.result import top_reasons
+from srt_hf.result import other_runs, top_reasons
 from srt_hf.schema import RETRIED, TRIPLE
-from srt_hf.selection import KEEPS, RULES
 from srt_hf.sources import prepare
 
 
@@ -37,7 +38,9 @@ class SourceArguments:
     dataset_config: str | None = option(None, "config of a Hub dataset")
     split: str = option("train", "split")
     dataset_revision: str | None = option(None, "branch, tag or commit of a Hub dataset")
-    candidates: str | None = option(None, "repo or output folder of an earlier run: choose from its candidates, ask no teacher")
+    candidates: str | None = option(
+        None, "repo or output folder of an earlier run, best an exhaustive one: choose from its candidates"
+    )
     scores: str | None = option(None, "repo or folder with the student's scores of --candidates: choose by them, load no model")
     limit: int | None = option(None, "how many rows to take, the first ones [all]")
     id_column: str | None = option(None, "column of distinct ids [id, if there is one]; with '' they are made from the text")
@@ -63,6 +66,8 @@ class ReflectionArguments:
         None, f"codes of an earlier run's failures to ask about once more, with commas: {', '.join(RETRIED)}"
     )
 
+    replies: bool = option(False, "add replies.jsonl: what the teacher wrote, word for word, for replay:")
+
     def __post_init__(self) -> None:
         check_mode(self.mode)
         check_retry(self.codes)
@@ -77,48 +82,38 @@ class ReflectionArguments:
 
 
 @dataclass
-class SelectionArguments:
-    """How the pairs are chosen"""
-
-    rule: str = option("paper", f"who wins: {explained(RULES)}")
-    keep: str = option("reflected", f"which choices are kept: {explained(KEEPS)}")
-
-
-@dataclass
-class OutputArguments:
+class OutputArguments(RepoArguments):
     """Where the result goes"""
 
-    repo: str | None = option(None, "dataset repo on the Hub, such as org/srecycled-alpaca; without it nothing is pushed")
-    private: bool = option(False, "make the new Hub repo private")
-    create_pr: bool = option(False, "open a pull request on the Hub repo instead of writing to its main branch")
-    revision: str | None = option(None, "branch of the Hub repo to write to, made where there is none [main]")
-    overwrite: bool = option(False, "replace all tables of the Hub repo, even if this tool did not make it")
-    replies: bool = option(False, "add replies.jsonl: what the teacher wrote, word for word, for replay:")
     output_dir: str = option("recycled", "folder that gets what the repo gets: Parquet, card, report")
 
-    def __post_init__(self) -> None:
-        if not self.repo and any(self.where().values()):
-            raise ConfigError("--private, --create_pr, --revision and --overwrite are about the repo.", "Name it with --repo.")
 
-    def where(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("private", "create_pr", "revision", "overwrite")}
+def check_use(source: SourceArguments, teacher: list[str], student: list[str]) -> None:
+    """Refuse options that would do nothing. teacher, student: what was given of theirs."""
+    if not source.candidates:
+        return
+    idle = [*(name for name in changed(source) if name not in ("candidates", "scores", "dataset_revision", "limit")), *teacher]
+    idle += [name for name in student if source.scores and name != "student"]
+    if idle:
+        which = "--candidates and --scores" if source.scores else "--candidates"
+        raise ConfigError(f"With {which} there is nothing to do for --{', --'.join(idle)}.", "Leave that out.")
 
 
-def load_source(source: SourceArguments, student: str) -> Any:
-    revision = source.dataset_revision
+def load_source(source: SourceArguments, student: str, commit: str | None) -> Any:
     if source.candidates:
-        scored = {"scores": source.scores, "student": student} if source.scores else {}
-        rows = srt_hf.load_candidates(source.candidates, revision, **scored)
+        rows = srt_hf.load_candidates(source.candidates, source.dataset_revision, scores=source.scores, student=student)
     else:
+        revision = commit or source.dataset_revision
         rows = srt_hf.load_rows(source.dataset, name=source.dataset_config, split=source.split, revision=revision)
     return rows if source.limit is None else rows.select(range(min(source.limit, len(rows))))
 
 
 def provenance(source: SourceArguments) -> srt_hf.Provenance:
-    name = source.candidates or source.dataset
-    if Path(name).exists():
-        return srt_hf.Provenance(Path(name).name, command=command())
-    return srt_hf.Provenance(name, True, command(), **hub.about_source(name, source.dataset_revision))
+    if source.candidates:
+        return candidates_made(source.candidates, source.dataset_revision, scores=source.scores, command=command())
+    if Path(source.dataset).exists():
+        return srt_hf.Provenance(Path(source.dataset).name, command=command())
+    return srt_hf.Provenance(source.dataset, True, command(), **hub.about_source(source.dataset, source.dataset_revision))
 
 
 def main(
@@ -130,28 +125,30 @@ def main(
     cost: CostArguments,
     output: OutputArguments,
 ) -> int:
+    check_use(source, changed(teaching, asking, cost), changed(scoring))
     options = asking.options()
+    made = provenance(source)
     columns = {name: getattr(source, f"{name}_column") or "" for name in TRIPLE}
     if cost.estimate:
-        prepared = prepare(load_source(source, scoring.student), columns=columns, id_column=source.id_column)
+        prepared = prepare(load_source(source, scoring.student, made.revision), columns=columns, id_column=source.id_column)
         asked = {name: options[name] for name in ("mode", "prompts", "structured")}
         print(estimate(prepared, rate=cost.rate, prices=cost.prices, **asked))
         return 0
-    selector = srt_hf.Selector(rule=selection.rule, keep=selection.keep)
-    deciding: dict[str, Any] = {"selector": selector, "proxy": scoring.proxy, "margin": scoring.margin}
+    deciding: dict[str, Any] = {"selector": selection.make(), "proxy": scoring.proxy, "margin": scoring.margin}
     deciding["student"] = None if source.scores else scoring.make()
     teacher = None if source.candidates else teaching.make()
     # What is wrong with the target shows before anything is paid for.
     hub.check_folder(Path(output.output_dir))
-    existing = hub.check_target(output.repo, **output.where()) if output.repo else None
-    rows = load_source(source, scoring.student)
+    if output.repo:
+        other_runs(hub.check_target(output.repo, **output.where()), shown_name(scoring.student), output.repo)
+    rows = load_source(source, scoring.student, made.revision)
     if teacher is None:
         recycled = srt_hf.reselect(rows, **deciding)
     else:
         options |= {"columns": columns, "id_column": source.id_column, "prices": cost.prices}
         recycled = srt_hf.recycle(rows, teacher=teacher, **deciding, **options)
-    saving: dict[str, Any] = {"provenance": provenance(source), "replies": output.replies}
-    recycled.save_to_disk(output.output_dir, repo_id=output.repo, existing=existing, **saving)
+    saving: dict[str, Any] = {"provenance": made, "replies": asking.replies}
+    recycled.save_to_disk(output.output_dir, repo_id=output.repo, **saving)
     print(recycled.report.table())
     print(f"\nSaved to {output.output_dir}; {recycled.page} in it is for looking through all rows.")
     if not recycled.report.kept:

@@ -7,10 +7,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from srt_hf.cli import option
+from srt_hf.cli import explained, option
 from srt_hf.errors import ConfigError
 from srt_hf.prompts import TEMPLATE_NAMES
 from srt_hf.report import Prices
+from srt_hf.selection import KEEPS, RULES, Selector
 from srt_hf.student import Student
 from srt_hf.teacher import Teacher
 
@@ -59,6 +60,37 @@ class StudentArguments:
         """The student, not loaded yet. Raises ConfigError."""
         chosen = {name: getattr(self, name) for name in ("template", "dtype", "max_length", "trust_remote_code")}
         return Student(self.student, revision=self.student_revision, **chosen)
+
+
+@dataclass
+class SelectionArguments:
+    """How the pairs are chosen"""
+
+    rule: str = option("paper", f"who wins: {explained(RULES)}")
+    keep: str = option("reflected", f"which choices are kept: {explained(KEEPS)}")
+
+    def make(self) -> Selector:
+        """The selector. Raises ConfigError."""
+        return Selector(rule=self.rule, keep=self.keep)
+
+
+@dataclass
+class RepoArguments:
+    """Where the result goes on the Hub"""
+
+    repo: str | None = option(None, "dataset repo on the Hub, such as org/srecycled-alpaca; without it nothing is pushed")
+    private: bool = option(False, "make the new Hub repo private")
+    create_pr: bool = option(False, "open a pull request on the Hub repo instead of writing to its main branch")
+    revision: str | None = option(None, "branch of the Hub repo to write to, made where there is none [main]")
+    overwrite: bool = option(False, "replace all tables of the Hub repo, even if this tool did not make it")
+
+    def __post_init__(self) -> None:
+        if not self.repo and any(self.where().values()):
+            raise ConfigError("--private, --create_pr, --revision and --overwrite are about the repo.", "Name it with --repo.")
+
+    def where(self) -> dict[str, Any]:
+        """What hub.check_target and push_to_hub want to know besides the repo's name."""
+        return {name: getattr(self, name) for name in ("private", "create_pr", "revision", "overwrite")}
 
 
 @dataclass

@@ -10,7 +10,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +19,7 @@ from srt_hf.errors import ConfigError, SrtError
 _QUERY = re.compile(r"(https?://[^\s'?]+)\?[^\s']*")
 # Where a word holds an absolute path among other things: two parts at least, since "</s>" is no path.
 _PATH = re.compile(r"""(?<![\w:/.~-])(?:~[^\s'"/]*(?:/[^\s'",;:{}\[\]/]+)+|(?:/[^\s'",;:{}\[\]/]+){2,})/?""")
+_KIND = re.compile(r"(?:replay|local):(?=[/~.])")
 _TOKEN_OPTION = re.compile(r""" --(?:push[_-]to[_-])?hub[_-]token(?:=| )(?:'[^']*'|\S+)""")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{30,}")
 
@@ -49,39 +50,40 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{text} [{action.default}]".replace("%", "%%") if shown else text.replace("%", "%%")
 
 
-def parse(description: str | None, *groups: type) -> tuple[Any, ...]:
+def parse(description: str | None, *groups: type, subcommand: str = "") -> tuple[Any, ...]:
     """Parse the command line (and `--config FILE.yaml`; the command line wins) into instances of the dataclasses `groups`.
 
     Each dataclass becomes a group of the help page, headed by its docstring, and may raise ConfigError for its values. A wrong
-    option or config file ends the program with one line and exit code 2.
+    option or config file ends the program with one line and exit code 2. subcommand: the first word of the command line, which is
+    none of these options.
     """
     import yaml
 
     try:
-        *parsed, keys, words = _parser(description, groups).parse_args_and_config(
-            return_remaining_strings=True, separate_remaining_strings=True
+        *parsed, keys, words = _parser(description, groups, subcommand).parse_args_and_config(
+            sys.argv[2:] if subcommand else None, return_remaining_strings=True, separate_remaining_strings=True
         )
     except IndexError:
-        _refuse("--config needs a file: --config FILE.yaml.")
+        refuse("--config needs a file: --config FILE.yaml.")
     except OSError as error:
-        _refuse(f"The config file {error.filename} cannot be read: {error.strerror}.")
+        refuse(f"The config file {error.filename} cannot be read: {error.strerror}.")
     except yaml.YAMLError as error:
-        _refuse(f"The config file is no YAML: {error}.")
+        refuse(f"The config file is no YAML: {error}.")
     except (ConfigError, ValueError) as error:
-        _refuse(str(error))
+        refuse(str(error))
     if words:
-        _refuse(f"There is no option {words[0]}. See --help.")
+        refuse(f"There is no option {words[0]}. See --help.")
     if keys:
-        _refuse(f"There is no option {keys[0]}, which the config file sets. See --help.")
+        refuse(f"There is no option {keys[0]}, which the config file sets. See --help.")
     return tuple(parsed)
 
 
-def _parser(description: str | None, groups: tuple[type, ...]) -> Any:
+def _parser(description: str | None, groups: tuple[type, ...], subcommand: str) -> Any:
     from trl import TrlParser
 
     for group in groups:
         group._argument_group_name = group.__doc__  # type: ignore[attr-defined]  # what HfArgumentParser looks for
-    name = Path(sys.argv[0]).name
+    name = f"{Path(sys.argv[0]).name} {subcommand}".strip()
     parser = TrlParser(
         groups,
         description=description,
@@ -90,13 +92,19 @@ def _parser(description: str | None, groups: tuple[type, ...]) -> Any:
         epilog="--config FILE.yaml takes any of these options from a file; the command line wins.",
         allow_abbrev=False,
     )
-    parser.error = _refuse  # argparse's own prints the usage too
+    parser.error = refuse  # argparse's own prints the usage too
     return parser
 
 
-def _refuse(complaint: str) -> NoReturn:
+def refuse(complaint: str) -> NoReturn:
+    """End the program over a wrong option: one line on stderr, exit code 2."""
     print(f"error: {' '.join(complaint.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def changed(*groups: Any) -> list[str]:
+    """Names of the options, of instances of option dataclasses, that are not at their defaults."""
+    return [item.name for group in groups for item in fields(group) if getattr(group, item.name) != item.default]
 
 
 def command() -> str:
@@ -117,6 +125,9 @@ def publishable(command: str) -> str:
 
 def _without_path(word: str) -> str:
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    kind = _KIND.match(value)  # replay:/home/me/replies.jsonl
+    if kind:
+        option, equals, value = option + equals + kind[0], "", value[kind.end() :]
     if Path(value).is_absolute() or value.startswith(("~", "..")):
         return option + equals + Path(value).name
     return option + equals + _PATH.sub(lambda match: Path(match[0]).name, value)

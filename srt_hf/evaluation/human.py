@@ -1,0 +1,222 @@
+"""The same comparison by people: a blind study, then majority, agreement and score from what they answered.
+
+    python scripts/evaluate.py human --prepare study --test_sets vicuna_test_set.jsonl --model sft.jsonl --baseline base.jsonl
+    python scripts/evaluate.py human --key study/key.json --answers anna.csv,ben.csv,chris.csv
+
+--prepare writes study.csv, which opens in a spreadsheet, study.jsonl, the same for other tools, and key.json, which tells whose
+answer is A: keep that one back. Each annotator writes A, B or tie into the column choice of a copy of study.csv. An answers file
+is such a CSV, or JSONL {"pair": "p001", "choice": "A"}; annotators are told apart by a column annotator, or by their files. A
+pair goes to whom most annotators chose; one without a majority is counted apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+from srt_hf.cli import option
+from srt_hf.errors import ConfigError, DataError
+from srt_hf.evaluation.answers import Answer, ModelArguments, ServerArguments
+from srt_hf.evaluation.figures import JUDGED, krippendorff_alpha, summary
+from srt_hf.evaluation.files import digest, write_rows, write_whole
+from srt_hf.evaluation.pairwise import BaselineArguments, TestArguments, line_of, told_left_out
+from srt_hf.evaluation.results import Metric, OutputArguments, Results
+from srt_hf.evaluation.sets import Question, load_sets
+from srt_hf.evaluation.sheets import read_choices, write_sheet
+from srt_hf.report import render_table
+
+_FORM = 1  # of key.json
+_FILES = ("study.csv", "study.jsonl", "key.json")
+
+
+@dataclass
+class StudyArguments:
+    """The study"""
+
+    prepare: str | None = option(None, "folder that gets a new study of --model and --baseline on --test_sets")
+    sample: int | None = option(None, "for --prepare: how many prompts, drawn by --study_seed [all]")
+    study_seed: int = option(0, "for --prepare: decides which answer is A, and in which order pairs are shown")
+    key: str | None = option(None, "key.json of a study that has been answered")
+    answers: str | None = option(None, "for --key: files of what annotators answered, several with commas")
+
+    def __post_init__(self) -> None:
+        if bool(self.prepare) == bool(self.key):
+            raise ConfigError("A study is prepared or scored.", "Give --prepare FOLDER, or --key FILE with --answers FILES.")
+        if self.key and not self.answers:
+            raise ConfigError("--key alone scores nothing.", "Name the annotators' files with --answers.")
+        if self.sample is not None and self.sample < 1:
+            raise ConfigError(f"--sample is {self.sample}.", "Give at least 1, or leave it out for all prompts.")
+
+
+ARGUMENTS = (StudyArguments, TestArguments, ModelArguments, BaselineArguments, ServerArguments, OutputArguments)
+
+
+def main(
+    study: StudyArguments,
+    test: TestArguments,
+    model: ModelArguments,
+    baseline: BaselineArguments,
+    servers: ServerArguments,
+    output: OutputArguments,
+) -> int:
+    """Prepare a study, or score one."""
+    if study.prepare:
+        return _prepare(study, Path(study.prepare), test, model, baseline, servers)
+    key = load_key(Path(study.key or ""))
+    output.check("human", key["setup"])
+    results, disagreements = score_study(key, read_choices(study.answers or "", key["study"]))
+    output.finish(results)
+    print(f"\n{disagreements}")
+    return 0
+
+
+def _prepare(
+    study: StudyArguments,
+    folder: Path,
+    test: TestArguments,
+    model: ModelArguments,
+    baseline: BaselineArguments,
+    servers: ServerArguments,
+) -> int:
+    if there := [name for name in _FILES if (folder / name).exists()]:
+        raise ConfigError(f"{folder} has a {there[0]} already, maybe with answers in it.", "Name a new folder.")
+    sets = load_sets(test.test_sets)
+    drawn = draw([question for one in sets for question in one.questions], study.study_seed, study.sample)
+    sides = {"model": model.make(servers), "baseline": baseline.make(model, servers)}
+    about = {side: who.about() for side, who in sides.items()}
+    answers = {side: who.answer(drawn) for side, who in sides.items()}
+    rows, pairs = blind(drawn, answers["model"], answers["baseline"], study.study_seed)
+    if not rows:
+        raise DataError("There is no prompt that both have answered, so there is nothing to compare.")
+    setup = {
+        "baseline": about["baseline"],
+        "sets": {one.name: {"prompts": len(one.questions), "digest": one.digest} for one in sets},
+        "sample": study.sample,
+        "study_seed": study.study_seed,
+    }
+    name = digest(rows).removeprefix("sha256:")[:8]
+    folder.mkdir(parents=True, exist_ok=True)
+    key = {"srt_hf_study": _FORM, "study": name, "model": about["model"], "setup": setup, "pairs": pairs}
+    write_whole(folder / "key.json", json.dumps(key, indent=2, ensure_ascii=False) + "\n")
+    write_rows(folder / "study.jsonl", [{"study": name, **row} for row in rows])
+    shortened = write_sheet(folder / "study.csv", [{"study": name, **row} for row in rows])
+    print(f"{len(rows):,} pairs in {folder}: give study.csv to the annotators and keep key.json back.")
+    if lacking := len(drawn) - len(rows):
+        print(f"{lacking:,} prompts are left out, because one of the two has no answer to them.")
+    if shortened:
+        print(f"{shortened:,} answers are longer than a spreadsheet's cell and shortened in study.csv.")
+    return 0
+
+
+def draw(questions: Sequence[Question], seed: int, sample: int | None) -> list[Question]:
+    """The questions in the order that they are shown in: by hash of seed and id; the first `sample` of them."""
+    return sorted(questions, key=lambda question: _hash(seed, "order", question.id))[:sample]
+
+
+def blind(
+    questions: Sequence[Question], model: Mapping[str, Answer], baseline: Mapping[str, Answer], seed: int
+) -> tuple[list[dict[str, str]], dict[str, dict[str, Any]]]:
+    """What annotators see, {pair, question, answer_a, answer_b}, and the key to it by pair. The hash of seed and id decides who
+    is A. A question that one of the two has no answer to is left out."""
+    rows: list[dict[str, str]] = []
+    key: dict[str, dict[str, Any]] = {}
+    for question in questions:
+        both = {"model": model.get(question.id), "baseline": baseline.get(question.id)}
+        texts = {side: answer.text for side, answer in both.items() if answer is not None and answer.error is None}
+        if len(texts) < 2:
+            continue
+        a, b = ("model", "baseline") if _hash(seed, "place", question.id)[0] % 2 else ("baseline", "model")
+        pair = f"p{len(rows) + 1:03}"
+        rows.append({"pair": pair, "question": question.text, "answer_a": texts[a], "answer_b": texts[b]})
+        words = {f"{side}_words": len(text.split()) for side, text in texts.items()}
+        key[pair] = {"id": question.id, "a": a, **words}
+    return rows, key
+
+
+def _hash(seed: int, what: str, id: str) -> bytes:
+    return hashlib.sha256(f"srt_hf/study/{seed}/{what}/{id}".encode()).digest()
+
+
+def load_key(path: Path) -> dict[str, Any]:
+    """The key that --prepare wrote. Raises DataError for any other file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["srt_hf_study"] == _FORM:
+            return found
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise DataError(f"{path} is no key of a study.", "Give the key.json that --prepare wrote.")
+
+
+def score_study(key: Mapping[str, Any], choices: Mapping[tuple[str, str], str]) -> tuple[Results, str]:
+    """The results, and a table of who said what where annotators differ.
+
+    choices: by (annotator, pair) "a", "b" or "tie". Raises DataError for a pair that the key does not have, or where nothing was
+    answered.
+    """
+    if strange := {pair for _, pair in choices} - set(key["pairs"]):
+        raise DataError(f"The pair {min(strange)} is not in the key.", "Score the answers with the key of their own study.")
+    votes: dict[str, list[str]] = {pair: [] for pair in key["pairs"]}
+    for (_, pair), choice in sorted(choices.items()):
+        votes[pair].append(_outcome(choice, key["pairs"][pair]["a"]))
+    if not choices:
+        raise DataError("No pair has an answer.", "A, B or tie stands in the column choice.")
+    pairs = [{**entry, "outcome": majority(votes[pair])} for pair, entry in key["pairs"].items()]
+    line, alpha = summary(pairs), krippendorff_alpha(votes.values())
+    annotators = sorted({annotator for annotator, _ in choices})
+    head, cells = line_of("human", line)
+    agreement = "–" if alpha is None else f"{alpha:.3f}"
+    who = f"{key['model']['name']} against {key['setup']['baseline']['name']}"
+    shared = [said for said in votes.values() if len(said) > 1]
+    agreed = sum(len(set(said)) == 1 for said in shared)
+    notes = [
+        f"{who}, {len(annotators)} annotators, the majority of each pair.",
+        f"Krippendorff's alpha (nominal): {agreement}. Of {len(shared)} pairs with several answers, {agreed} have all alike.",
+    ]
+    if line["left_out"]:
+        notes.append(f"Counted apart: {told_left_out(line['left_out'])}.")
+    metrics = [
+        Metric("human", "winning score", line["score"], line["interval"]),
+        Metric("human", "Krippendorff's alpha", alpha),
+    ]
+    # Annotators are numbered: their names are nobody else's business.
+    each = [
+        Counter(_outcome(choices[who, pair], key["pairs"][pair]["a"]) for a, pair in choices if a == who) for who in annotators
+    ]
+    details = {"summary": line, "annotators": [dict(counts) for counts in each], "votes": votes}
+    results = Results("human", key["model"], key["setup"], metrics, head, [cells], notes, details)
+    return results, disagreement(votes)
+
+
+def _outcome(choice: str, a: str) -> str:
+    """What the choice means for the model."""
+    if choice == "tie":
+        return "tie"
+    return "win" if (choice == "a") == (a == "model") else "lose"
+
+
+def majority(votes: Sequence[str]) -> str:
+    """What more than any other was said; "split" where two lead, "unanswered" where nobody said anything.
+
+    >>> majority(["win", "win", "lose"]), majority(["win", "tie", "lose"]), majority([])
+    ('win', 'split', 'unanswered')
+    """
+    ranked = Counter(votes).most_common(2)
+    if not ranked:
+        return "unanswered"
+    return "split" if len(ranked) > 1 and ranked[0][1] == ranked[1][1] else ranked[0][0]
+
+
+def disagreement(votes: Mapping[str, Sequence[str]]) -> str:
+    """A table: how often one annotator said the row's word and another the column's, of the same pair."""
+    met = Counter(two for said in votes.values() for two in permutations(said, 2))
+    lines = [[one, *(f"{met[one, other] // (2 if one == other else 1):,}" for other in JUDGED)] for one in JUDGED]
+    return render_table(["one said \\ another", *JUDGED], lines)
