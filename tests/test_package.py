@@ -24,11 +24,12 @@ LAYERS = [
     {"errors", "schema"},
     {"prompts", "parsing", "metrics", "journal", "identity", "network"},
     {"teacher", "student", "selection", "rows"},
-    {"reflection", "report", "scoring", "sources", "cli", "checks", "plots"},
-    {"card", "hub", "live", "estimate", "arguments"},
+    {"reflection", "report", "scoring", "sources", "cli", "checks", "plots", "handwritten"},
+    {"card", "hub", "live", "estimate", "arguments", "training", "look"},
     {"published", "viewer", "model_card"},
     {"result", "evaluation"},
     {"pipeline"},
+    {"ablation"},
 ]
 
 

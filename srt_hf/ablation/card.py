@@ -1,0 +1,133 @@
+"""The card of an ablation: its report in, Markdown out. No network; what is unknown stays unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from srt_hf.card import block, citation, inline
+from srt_hf.report import rounding_words
+from srt_hf.schema import ABLATION_TAG, REPO_TAG
+
+HEAD = ("arm", "rows", "words in: median", "mean", "words out: median", "mean", "ifd", "r_ifd", "in full", "left out")
+_WORDS = {
+    "full": "the paper's rule: the instruction with the highest IFD, then the response with the lowest r-IFD",
+    "original": "no reflection: the original pair of every row",
+    "instruction": "no selection: the teacher's instruction with its first response",
+    "response": "no selection: the original instruction with its reflected response",
+    "both": "no selection: the teacher's instruction with the reflected response to it",
+    "random": "selection by a fair draw in both stages, by hash of seed and row id",
+    "perplexity": "selection by the lowest perplexity of the response given the instruction, in both stages",
+    "coherence": "selection by the highest cosine similarity of instruction and response, in both stages",
+    "ifd": "selection by the highest IFD in both stages",
+    "r_ifd": "selection by the lowest r-IFD in both stages",
+}
+_LEGEND = (
+    "Words in are those of instruction and input, words out those of the output; ifd and r_ifd are medians. `in full` is the "
+    "share of the arm's rows that `full` has too, with the same pair. `left out` counts the rows of the candidates that the arm "
+    "has not, by reason. An arm without rows has no config."
+)
+_KEPT = (
+    "An arm without selection has every row whose candidate the teacher did not fail at, whatever the student thinks of it. An "
+    "arm with a criterion of its own keeps what `full` keeps: pairs with a reflected response, IFD < 1 and r-IFD < 1."
+)
+
+
+def lines(report: Mapping[str, Any]) -> list[list[str]]:
+    """The table of all arms below `HEAD`: a line an arm, all text."""
+    found = []
+    for name, of in report["arms"].items():
+        words = [_shown(of[side][what], "{:.0f}") for side in ("words_in", "words_out") for what in ("median", "mean")]
+        scores = [_shown(of[score], "{:.3f}") for score in ("ifd", "r_ifd")]
+        share = "–" if of["in_full"] is None else f"{100 * of['in_full']:.1f} %"
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in of["left_out"].items())
+        found.append([name, f"{of['rows']:,}", *words, *scores, share, reasons])
+    return found
+
+
+def render(report: Mapping[str, Any], repo_id: str, there: Mapping[str, Any]) -> str:
+    """The card with the Hub's YAML header. there: the header of the card that is there already, whose licence, language, name and
+    further tags stay."""
+    from huggingface_hub import DatasetCardData
+
+    provenance = report["provenance"]
+    title = repo_id.rstrip("/").rpartition("/")[2]
+    tags = [REPO_TAG, ABLATION_TAG, "instruction-tuning", "synthetic", "selective-reflection-tuning"]
+    header = {
+        **there,
+        "pretty_name": there.get("pretty_name") or title,
+        "license": there.get("license") or provenance["license"],
+        "language": there.get("language") or provenance["language"],
+        "source_datasets": [provenance["source"]] if provenance["source_is_hub"] else there.get("source_datasets"),
+        "task_categories": ["text-generation"],
+        "configs": [_config(name) for name, of in report["arms"].items() if of["rows"]],
+        "tags": [*tags, *(tag for tag in there.get("tags") or [] if tag not in tags)],
+    }
+    return f"---\n{DatasetCardData(**header).to_yaml()}\n---\n\n{_body(report, title, repo_id)}\n"
+
+
+def _config(name: str) -> dict[str, Any]:
+    return {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/*.parquet"}]}
+
+
+def _body(report: Mapping[str, Any], title: str, repo_id: str) -> str:
+    arms = report["arms"]
+    example = next((name for name, of in arms.items() if of["rows"]), "full")
+    meanings = [f"- `{name}`: {_WORDS[name]}" for name in arms if name in _WORDS]
+    if any(name not in _WORDS for name in arms):
+        meanings.append("- `top-N`: the N % of `full` with the highest IFD")
+    command = report["provenance"]["command"]
+    parts = [
+        f"# {inline(title)}",
+        "The arms of an ablation of [Selective Reflection-Tuning](https://huggingface.co/papers/2402.10110), each a config of "
+        "flat rows that is ready for SFT. All are made of the same candidates with the same scores of one student.",
+        block(
+            f'load_dataset("{repo_id}", "{example}", split="train")\n'
+            f"python scripts/train_sft.py --dataset {repo_id} --dataset_config {example} --output_dir {example}"
+        ),
+        _table(["", ""], _facts(report)),
+        "## Arms",
+        _table(HEAD, [[f"`{name}`", *cells] for name, *cells in lines(report)]),
+        _LEGEND,
+        "\n".join(meanings),
+        _KEPT,
+        "## How it was made",
+        block(command) if command else "From Python, with `srt_hf.ablation.ablate`.",
+        "## Citation",
+        f"```bibtex\n{citation()}\n```",
+    ]
+    return "\n\n".join(parts)
+
+
+def _facts(report: Mapping[str, Any]) -> list[list[str]]:
+    """Who and what: label, value."""
+    student, provenance, coherence = report["student"], report["provenance"], report["coherence"]
+    window = f"{student['max_length']} tokens" if student["max_length"] else None
+    how = ", ".join(str(known) for known in (student["template"], window, student["dtype"]) if known)
+    facts = [
+        ["candidates", f"{inline(provenance['candidates'] or provenance['source'])}, {report['rows']:,} rows"],
+        ["made of", _at(provenance["source"], provenance["revision"])],
+        ["teacher", ", ".join(map(inline, report["writers"])) or "not known"],
+        ["student", f"{_at(student['student'], student['revision'])} ({inline(how)})"],
+    ]
+    if report["rounding"]:
+        facts.append(["its scores against float32's", inline(rounding_words(report["rounding"]))])
+    if coherence:
+        facts.append(
+            ["embeddings", f"{_at(coherence['model'], coherence['identity'])}, sentence-transformers {coherence['version']}"]
+        )
+    if "random" in report["arms"]:
+        facts.append(["seed of `random`", str(report["seed"])])
+    return [*facts, ["made", str(report["made"])]]
+
+
+def _at(name: str | None, revision: str | None) -> str:
+    return inline(f"{name}@{revision}" if revision else name)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
