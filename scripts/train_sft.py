@@ -2,33 +2,34 @@
 
     python scripts/train_sft.py --dataset org/srecycled-alpaca --model_name_or_path meta-llama/Llama-2-7b-hf \\
         --output_dir srecycled-alpaca-7b
+    python scripts/train_sft.py --config scripts/configs/small-chat.yaml --dataset org/srecycled-alpaca
     accelerate launch scripts/train_sft.py --config run.yaml        # several GPUs
 
 The defaults are the paper's for 7B: Adam, learning rate 2e-5 (give 1e-5 for 13B), global batch 128, 3 epochs, 2,048 tokens,
-warmup 0.03, no weight decay, Vicuna template. Every option of TRL's ScriptArguments, SFTConfig and ModelConfig is accepted here
-or in a YAML file given with --config; the command line wins.
+warmup 0.03, no weight decay, Vicuna template; scripts/configs/ has presets for this and other runs. The tokenizer is saved with a
+chat template of the form that was trained, so that a server asks in it. Every option of TRL's ScriptArguments, SFTConfig and
+ModelConfig is accepted here or in a YAML file given with --config; the command line wins.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from transformers import IntervalStrategy
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import ModelConfig, ScriptArguments, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
-import srt_hf
 from srt_hf.cli import option, parse, run
-from srt_hf.errors import ConfigError, DataError, HubError, StudentError
+from srt_hf.errors import ConfigError, HubError
 from srt_hf.identity import brief
+from srt_hf.look import WithLook, first_look
 from srt_hf.model_card import WithCard, start_of
 from srt_hf.network import HUB_AWAY, HUB_REFUSED
 from srt_hf.prompts import TEMPLATES
-from srt_hf.rows import check_template
+from srt_hf.training import accumulation, check_trackers, checkpoint, in_one_line, load_tokenizer, train, training_rows
 
 
 @dataclass
@@ -40,17 +41,30 @@ class DataArguments(ScriptArguments):
     )
     dataset_config: str | None = option(None, "config, such as a student's name [the repo's default]")
     dataset_revision: str | None = option(None, "branch, tag or commit of the dataset [the repo's main]")
+    dataset_test_split: str = option("test", "split for the evaluation that --eval_strategy asks for, without --eval_fraction")
     template: str = option(
         "vicuna", f"prompt format: {', '.join(TEMPLATES)}, or chat for the tokenizer's own; as it was scored with"
     )
     global_batch_size: int = option(128, "rows an optimizer step over all devices; gradient accumulation follows from it")
+    top_fraction: float | None = option(None, "train on this share of the rows, those with the highest --by (paper: 0.02)")
+    by: str = option("ifd", "column that --top_fraction ranks the rows by")
+    eval_fraction: float = option(0.0, "share of the rows that is held out, for the loss on them")
+    look: bool = option(False, "stop after the first look at the data, before a step is taken")
+
+    def __post_init__(self) -> None:
+        if self.top_fraction is not None and not 0 < self.top_fraction <= 1:
+            raise ConfigError(f"--top_fraction is {self.top_fraction:g}.", "Give a share above 0 and at most 1.")
+        if not 0 <= self.eval_fraction < 1:
+            raise ConfigError(f"--eval_fraction is {self.eval_fraction:g}.", "Give a share of at least 0 and below 1.")
+        if self.dataset_streaming:
+            raise ConfigError("--dataset_streaming is not for this script.", "Leave it out: the first look needs all rows.")
 
 
 @dataclass
 class TrainingArguments(SFTConfig):
     """Training (TRL's SFTConfig)"""
 
-    output_dir: str | None = option("sft-output", "folder that gets the model")
+    output_dir: str = option("sft-output", "folder that gets the model")
     learning_rate: float = option(2e-5, "peak learning rate")
     lr_scheduler_type: str = option("cosine", "schedule after the warmup")
     num_train_epochs: float = option(3.0, "passes over the data")
@@ -91,84 +105,58 @@ class TrainingArguments(SFTConfig):
 class StudentArguments(ModelConfig):
     """The model (TRL's ModelConfig)"""
 
-    model_name_or_path: str | None = option("meta-llama/Llama-2-7b-hf", "Hub id or folder of the model to train")
+    model_name_or_path: str = option("meta-llama/Llama-2-7b-hf", "Hub id or folder of the model to train")
 
 
-def accumulation(global_batch_size: int, per_device: int, world_size: int) -> int:
-    """Forward passes an optimizer step, so that devices × rows × passes is the global batch. ConfigError where it is not."""
-    passes, rest = divmod(global_batch_size, per_device * world_size)
-    if rest or not passes:
-        raise ConfigError(
-            f"A global batch of {global_batch_size} is no multiple of {world_size} devices × {per_device} rows.",
-            "Change --per_device_train_batch_size or --global_batch_size.",
-        )
-    return passes
+class Trainer(WithCard, WithLook, SFTTrainer):
+    """TRL's trainer, with this tool's card in place of TRL's own, and a count of what it cuts."""
 
 
-def load_training_rows(data: DataArguments) -> Any:
-    """The dataset as it is. Raises DataError for a table of all rows, whose texts are the originals."""
-    if not data.dataset_name:
-        raise ConfigError("No dataset is named.", "Give one with --dataset.")
-    check_template(data.template)
-    source = {"name": data.dataset_config, "split": data.dataset_train_split, "revision": data.dataset_revision}
-    rows = srt_hf.load_rows(data.dataset_name, **source)
-    if {"candidates", "scores"} & set(rows.column_names):
-        raise DataError(
-            f"{data.dataset_name} holds all rows here, with their candidates or scores, and not the kept pairs.",
-            "Name the student's config with --dataset_config, or none.",
-        )
-    if "origin" not in rows.column_names:
-        warnings.warn(f"{data.dataset_name} is no recycled dataset; it is trained on as it is.", stacklevel=2)
-    return rows
-
-
-def formatted(rows: Any, template: str) -> Any:
-    """The rows as prompt/completion; all other columns are dropped, scores among them."""
-    form = {"template": template}
-    return rows.map(srt_hf.to_prompt_completion, fn_kwargs=form, remove_columns=rows.column_names, desc="Formatting")
-
-
-class Trainer(WithCard, SFTTrainer):
-    """TRL's trainer, with this tool's card in place of TRL's own."""
-
-
-def main(data: DataArguments, training: TrainingArguments, model: StudentArguments) -> int:
-    rows = load_training_rows(data)
-    prompts = formatted(rows, data.template)
-    training.completion_only_loss = True
-    training.gradient_accumulation_steps = accumulation(
-        data.global_batch_size, training.per_device_train_batch_size, training.world_size
-    )
-    training.model_init_kwargs = {
-        "revision": model.model_revision,
-        "attn_implementation": model.attn_implementation,
-        "dtype": model.dtype,
-        **(training.model_init_kwargs or {}),
-    }
-    try:
-        trainer = Trainer(
-            model=model.model_name_or_path,
-            args=training,
-            train_dataset=prompts,
-            quantization_config=get_quantization_config(model),
-            peft_config=get_peft_config(model),
-        )
-    # Before the first step: foreign code of many authors, which raises OSError, ValueError, ImportError, KeyError and more.
-    except Exception as error:
-        raise StudentError(f"The model {model.model_name_or_path} cannot be trained: {brief(error)}") from error
-    trainer.start = start_of(data, model, rows, training.model_init_kwargs["revision"])
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    trainer.save_model(training.output_dir, _internal_call=True)  # any other call pushes too
+def save(trainer: Trainer) -> None:
+    """The model and its card in the output folder and, with --push_to_hub, on the Hub."""
+    trainer.save_model(trainer.args.output_dir, _internal_call=True)  # any other call pushes too
     trainer.create_model_card()
-    trainer.accelerator.print(f"Saved to {training.output_dir}.")
+    trainer.accelerator.print(f"Saved to {trainer.args.output_dir}.")
     try:
-        if training.push_to_hub:
+        if trainer.args.push_to_hub:
             trainer.push_to_hub()
     except (*HUB_AWAY, *HUB_REFUSED) as error:
         raise HubError(f"The model could not be pushed: {brief(error)}", "`hf upload` pushes the folder.") from error
+
+
+def main(data: DataArguments, training: TrainingArguments, model: StudentArguments) -> int:
+    check_trackers(training.report_to)
+    training.resume_from_checkpoint = checkpoint(training.resume_from_checkpoint, training.output_dir)
+    training.gradient_accumulation_steps = accumulation(
+        data.global_batch_size, training.per_device_train_batch_size, training.world_size
+    )
+    training.completion_only_loss = True
+    with training.main_process_first(desc="the rows"):
+        rows = training_rows(data, training)
+    if rows.held_out is not None and training.eval_strategy == "no":
+        training.eval_strategy, training.do_eval = IntervalStrategy.EPOCH, True
+    loading = {"revision": model.model_revision, "attn_implementation": model.attn_implementation, "dtype": model.dtype}
+    training.model_init_kwargs = {**loading, **(training.model_init_kwargs or {})}
+    tokenizer = load_tokenizer(model.model_name_or_path, data.template, training)
+    with in_one_line(model.model_name_or_path):
+        trainer = Trainer(
+            model=model.model_name_or_path,
+            args=training,
+            train_dataset=rows.train,
+            eval_dataset=rows.held_out,
+            processing_class=tokenizer,
+            quantization_config=get_quantization_config(model),
+            peft_config=get_peft_config(model),
+        )
+    trainer.accelerator.print(first_look(trainer, rows, data.template))
+    if data.look:
+        return 0
+    trainer.start = start_of(data, model, rows, training.model_init_kwargs["revision"])
+    train(trainer)
+    save(trainer)
     return 0
 
 
 if __name__ == "__main__":
     arguments = parse(__doc__, DataArguments, TrainingArguments, StudentArguments)
-    sys.exit(run(lambda: main(*arguments)))
+    sys.exit(run(lambda: main(*arguments), "Where a checkpoint was saved, --resume_from_checkpoint true goes on from it."))

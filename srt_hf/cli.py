@@ -46,7 +46,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        shown = not any(action.default is hidden for hidden in (None, False, argparse.SUPPRESS))  # 0 is a default too
+        shown = not any(action.default is hidden for hidden in (None, False, "", argparse.SUPPRESS))  # 0 is a default too
         return f"{text} [{action.default}]".replace("%", "%%") if shown else text.replace("%", "%%")
 
 

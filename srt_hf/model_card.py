@@ -17,7 +17,7 @@ from typing import Any
 from srt_hf.card import block, citation, inline, template_path
 from srt_hf.cli import command
 from srt_hf.identity import shown_name
-from srt_hf.prompts import TEMPLATES, user_turn
+from srt_hf.prompts import TEMPLATES
 from srt_hf.report import duration, versions
 from srt_hf.schema import REPO_TAG
 
@@ -44,7 +44,8 @@ class Source:
 class Start:
     """What a run starts from.
 
-    rows: pairs trained on, those of `config` (None where there is but one) and `split`; `recycled` by this tool, or any other.
+    rows: pairs trained on, of `config` (None where there is but one) and `split`; in words, which were `chosen` and which
+    `held_out`, where that is not all. `recycled` by this tool, or any other.
     template: as in prompts.TEMPLATES, or "chat". quantization: of the base model while it is trained, in words.
     license: what the base model's card has of license, license_name and license_link. command: what was typed.
     """
@@ -54,6 +55,8 @@ class Start:
     rows: int
     config: str | None = None
     split: str = "train"
+    chosen: str = ""
+    held_out: str = ""
     recycled: bool = True
     template: str = "vicuna"
     quantization: str | None = None
@@ -90,21 +93,23 @@ class WithCard:
 
 
 def start_of(data: Any, model: Any, rows: Any, revision: str | None = None) -> Start:
-    """What a run starts from: the data and model arguments of train_sft.py, the rows as they were loaded, the model's revision.
+    """What a run starts from: the data and model arguments of train_sft.py, its TrainingRows, the model's revision.
 
     To be called once the model is loaded: the commits are read from what the Hub's clients keep on disk. Only for the licence is
     the Hub asked.
     """
     base = base_source(model.model_name_or_path, revision)
-    source = data_source(data.dataset_name, rows)
+    source = data_source(data.dataset_name, rows.loaded)
     quantization = f"4 bit, {model.bnb_4bit_quant_type}" if model.load_in_4bit else "8 bit" if model.load_in_8bit else None
     return Start(
         base=base,
         data=source,
-        rows=len(rows),
-        config=data.dataset_config or (rows.info.config_name if source.is_hub else None),
+        rows=len(rows.train),
+        config=data.dataset_config or (rows.loaded.info.config_name if source.is_hub else None),
         split=data.dataset_train_split,
-        recycled="origin" in rows.column_names,
+        chosen=rows.chosen,
+        held_out=rows.kept_back,
+        recycled="origin" in rows.loaded.column_names,
         template=data.template,
         quantization=quantization,
         license=base_license(base),
@@ -292,12 +297,15 @@ def _values(card: CardData) -> dict[str, Any]:
         "data_revision": _revision(start.data, f"{_HUB}datasets/"),
         "config": inline(start.config) if start.config else "",
         "split": inline(start.split),
+        "chosen": inline(start.chosen) if start.chosen else "",
+        "held_out": inline(start.held_out) if start.held_out else "",
         "template": start.template + (", the tokenizer's own" if start.template == "chat" else ""),
         "license": ", ".join(license),
         "adapter": card.adapter,
         "finished": card.finished,
-        "snippet": _snippet(card.name, start.template),
-        "with_input": block(form.input) if form else "",
+        "snippet": _snippet(card.name),
+        "form": block(form.no_input) if form else "",
+        "with_input": block(form.turn("{instruction}", "{input}")) if form else "",
         "settings": card.settings,
         "metrics": card.metrics,
         "command": block(start.command) if start.command else "The command is not known.",
@@ -322,17 +330,17 @@ def _pins(start: Start) -> str:
     return f"`{' '.join(wanted)}`" if wanted else ""
 
 
-def _snippet(name: str, template: str) -> str:
-    """Python that asks the model one question, in the form that it was trained with."""
-    lines = ["from transformers import pipeline", "", f'generate = pipeline("text-generation", model={_literal(name)})']
-    if template == "chat":
-        lines.append(f'messages = [{{"role": "user", "content": {_literal(user_turn(_EXAMPLE))}}}]')
-        lines.append('print(generate(messages, max_new_tokens=512)[0]["generated_text"][-1]["content"])')
-    else:
-        lines.append(f"template = {_literal(TEMPLATES[template].no_input)}")
-        lines.append(f'prompt = template.replace("{{instruction}}", {_literal(_EXAMPLE)})')
-        lines.append('print(generate(prompt, max_new_tokens=512, return_full_text=False)[0]["generated_text"].strip())')
-    return "\n".join(lines)
+def _snippet(name: str) -> str:
+    """Python that asks the model one question: the saved chat template has the form that it was trained with."""
+    return "\n".join(
+        [
+            "from transformers import pipeline",
+            "",
+            f'generate = pipeline("text-generation", model={_literal(name)})',
+            f'messages = [{{"role": "user", "content": {_literal(_EXAMPLE)}}}]',
+            'print(generate(messages, max_new_tokens=512)[0]["generated_text"][-1]["content"].strip())',
+        ]
+    )
 
 
 def _literal(text: str) -> str:

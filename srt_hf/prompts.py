@@ -6,6 +6,7 @@ byte for byte what the published scorer used, so that scores can be compared.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,10 +166,73 @@ class Template:
     input: str
     # Between prompt and answer in training text. The scorer puts nothing there; FastChat trains Vicuna with a space.
     answer_prefix: str = ""
+    # Between an answer, with the end token that closes it, and the next question. No template was trained with several turns.
+    next_turn: str = "\n\n"
 
     def prompt(self, instruction: str, input: str = "") -> str:
         return _fill(self.input if input else self.no_input, {"instruction": instruction, "input": input})
 
+    def turn(self, instruction: str, input: str = "") -> str:
+        """What a user says in a chat, for `chat_template` to make `prompt` of it.
+
+        >>> TEMPLATES["vicuna"].turn("Add.", "1 and 2")
+        'Add.\\nInput:\\n1 and 2'
+        """
+        return instruction + self._parts()[1] + input if input else instruction
+
+    def chat_template(self, start: str = "''") -> str:
+        """The Jinja template with which a server asks a model that was trained with this form.
+
+        One user turn with the generation prompt is `prompt`, and an answer after it is the completion that TRL trains, with the
+        end token. A system turn stands before the question, as `rows.single_turn` reads one. `start` is a Jinja expression
+        for what the tokenizer puts before a text, such as "bos_token": servers add nothing to what the template renders.
+        """
+        head, joint, tail, head_with_input = self._parts()
+        texts = {
+            "head": head,
+            "head_with_input": head_with_input,
+            "joint": joint,
+            "next_turn": self.next_turn,
+            "answer": tail,
+            "answer_prefix": self.answer_prefix,
+        }
+        return _fill(_CHAT, {"start": start, **{name: json.dumps(text) for name, text in texts.items()}})
+
+    def _parts(self) -> tuple[str, str, str, str]:
+        """What stands before the instruction, between it and an input, and after both; and the first where there is an input."""
+        head, tail = self.no_input.split("{instruction}")
+        head_with_input, joint = self.input.removesuffix(tail).removesuffix("{input}").split("{instruction}")
+        return head, joint, tail, head_with_input
+
+
+# An input is known by what joins it to its instruction, since a chat turn is one text.
+_CHAT = """\
+{%- set state = namespace(before='', asked=false) -%}
+{{- {start} -}}
+{%- for message in messages -%}
+  {%- if message['role'] == 'system' -%}
+    {%- set state.before = state.before + message['content'] + '\\n\\n' -%}
+  {%- elif message['role'] == 'user' -%}
+    {%- set text = state.before + message['content'] -%}
+    {%- if state.asked -%}
+      {{- {next_turn} + text -}}
+    {%- elif {joint} in text -%}
+      {{- {head_with_input} + text -}}
+    {%- else -%}
+      {{- {head} + text -}}
+    {%- endif -%}
+    {%- set state.before = '' -%}
+    {%- set state.asked = true -%}
+  {%- elif message['role'] == 'assistant' -%}
+    {{- {answer} + {answer_prefix} + message['content'] + eos_token -}}
+  {%- else -%}
+    {{- raise_exception('This model knows the roles system, user and assistant, not ' + message['role'] + '.') -}}
+  {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+  {{- {answer} -}}
+{%- endif -%}
+"""
 
 _ALPACA = (
     "Below is an instruction that describes a task{paired}. Write a response that appropriately completes the request."
@@ -181,13 +245,17 @@ _VICUNA = (
 
 TEMPLATES: dict[str, Template] = {
     "vicuna": Template(
-        _VICUNA.replace("{input_block}", ""), _VICUNA.replace("{input_block}", "\nInput:\n{input}"), answer_prefix=" "
+        _VICUNA.replace("{input_block}", ""),
+        _VICUNA.replace("{input_block}", "\nInput:\n{input}"),
+        answer_prefix=" ",
+        next_turn="USER: ",  # FastChat's
     ),
     "alpaca": Template(
         _ALPACA.replace("{paired}", "").replace("{input_block}", ""),
         _ALPACA.replace("{paired}", ", paired with an input that provides further context").replace(
             "{input_block}", "\n\n### Input:\n{input}"
         ),
+        next_turn="\n\n### Instruction:\n",
     ),
     "wizardlm": Template("{instruction}\n\n### Response:", "{instruction}\n{input}\n\n### Response:"),
     "none": Template("{instruction}\n", "{instruction}\n{input}\n"),

@@ -104,7 +104,14 @@ def test_the_other_shapes_of_a_card() -> None:
         header(text)["library_name"] == "peft" and "is an adapter" in text and "a checkpoint of a run that had not ended" in text
     )
     assert '{"role": "user"' in text and "with an input" not in text
-    assert "{input}" in render(example_card(template="alpaca"))
+    assert "{instruction}\n\n### Input:\n{input}\n```" in render(example_card(template="alpaca"))
+    some = render(example_card(chosen="the 2 with the highest ifd of 9 (20 %)", held_out="3 of 12, chosen with seed 42"))
+    assert (
+        "| chosen as | `the 2 with the highest ifd of 9 (20 %)` |\n| held out of training | `3 of 12, chosen with seed 42` |"
+        in some
+    )
+    assert "The training metrics are of the rows that it was trained on, `eval_` ones of those that were held out;" in some
+    assert "held out" not in text and "chosen as" not in text
     assert f"```bibtex\n{citation()}\n```" in text and citation().startswith("@inproceedings{li-etal-2024")
     own = render(example_card(license={"license": "other", "license_name": "own"}))
     assert header(own)["license_name"] == "own" and "| its licence | `other`, `own` |" in own
@@ -113,7 +120,16 @@ def test_the_other_shapes_of_a_card() -> None:
 def test_a_strangers_text_cannot_leave_its_place() -> None:
     evil = "evil`|\n# Owned | <b>"
     text = render(
-        example_card(base=Source(evil), data=Source(evil), config=evil, split=evil, license={"license": evil}, command="a")
+        example_card(
+            base=Source(evil),
+            data=Source(evil),
+            config=evil,
+            split=evil,
+            chosen=evil,
+            held_out=evil,
+            license={"license": evil},
+            command="a",
+        )
     )
     assert "\n# Owned" not in text.partition("\n---\n")[2] and header(text)["license"] == evil
 
