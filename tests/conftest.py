@@ -4,9 +4,10 @@ anywhere but to loopback, and no test sees the caches or the token of the person
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _HOME = tempfile.TemporaryDirectory(prefix="srt_hf-tests-")
@@ -26,6 +27,7 @@ for name in [name for name in os.environ if name.startswith("SRT_HF_")]:
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest  # noqa: E402
+from hub_server import LocalHub, point_at  # noqa: E402
 from tgi_server import LocalTGI  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +38,29 @@ SHARED = ROOT.parent / "shared"
 def tgi() -> Iterator[LocalTGI]:
     with LocalTGI() as server:
         yield server
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
+    """A local Hub, and this process's clients pointed at it."""
+    with LocalHub() as server:
+        point_at(monkeypatch, server.url, tmp_path / "hub-home")
+        yield server
+
+
+@pytest.fixture
+def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a script of scripts/ in this process: name, arguments -> (exit code, stdout, stderr)."""
+
+    def run(name: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [f"scripts/{name}", *map(str, arguments)])
+        monkeypatch.setattr("warnings.showwarning", None)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+        return (int(stop.value.code or 0), *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

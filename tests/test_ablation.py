@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import runpy
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import ROOT
 from datasets import Dataset, disable_caching, enable_caching, load_dataset
-from hub_server import UPLOAD_WARNING, LocalHub, point_at
+from hub_server import UPLOAD_WARNING, LocalHub
 from huggingface_hub import HfApi
 from test_pipeline import ROWS
 from tgi_server import LocalTGI
@@ -246,13 +246,6 @@ def test_an_earlier_result_is_moved_aside_and_a_strange_folder_left_alone(hand_m
 # The Hub
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
-    with LocalHub() as server:
-        point_at(monkeypatch, server.url, tmp_path / "hub-home")
-        yield server
-
-
 def test_one_commit_puts_all_arms_on_the_hub(hub: LocalHub, hand_made: Any) -> None:
     assert hand_made.push_to_hub("tester/arms").startswith(hub.url)
     repo = hub.repos["dataset", "tester/arms"]
@@ -386,18 +379,8 @@ def test_an_embedding_model_that_is_none(embedder: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run the script in this process -> (exit code, stdout, stderr)."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ablate.py", *arguments])
-        monkeypatch.setattr("warnings.showwarning", None)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(ROOT / "scripts" / "ablate.py"), run_name="__main__")
-        return (int(stop.value.code or 0), *capsys.readouterr())
-
-    return run
+def here(run_script: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str, str]]:
+    return partial(run_script, "ablate.py")
 
 
 @pytest.fixture(scope="module")

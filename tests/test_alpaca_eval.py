@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import random
-import runpy
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, SECRET
+from conftest import SECRET
 from hub_server import UPLOAD_WARNING, LocalHub, point_at
 from huggingface_hub import HfApi
 from tgi_server import Answer, LocalTGI
@@ -61,18 +60,13 @@ def answer(body: dict[str, Any]) -> Answer:
 
 
 @pytest.fixture
-def evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def evaluate(monkeypatch: pytest.MonkeyPatch, run_script: Run, tmp_path: Path) -> Run:
     """Run the subcommand in this process, in an empty folder -> (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
 
     def run(model: str, *more: str) -> tuple[int, str, str]:
         given = ("--model", model, "--journal", "journal.sqlite", *more)
-        monkeypatch.setattr(sys, "argv", ["scripts/evaluate.py", "alpaca-eval", *given])
-        monkeypatch.setattr("warnings.showwarning", None)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(ROOT / "scripts" / "evaluate.py"), run_name="__main__")
-        return (int(stop.value.code or 0), *capsys.readouterr())
+        return run_script("evaluate.py", "alpaca-eval", *given)
 
     return run
 

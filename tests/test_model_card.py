@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -200,18 +198,14 @@ def test_only_the_main_process_writes(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def train(run_script: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
     """Run train_sft.py in this process for two epochs of two steps -> what it printed."""
 
     def run(*arguments: str, code: int = 0) -> str:
         few = "--global_batch_size 4 --per_device_train_batch_size 2 --num_train_epochs 2 --logging_steps 1 --report_to none"
-        monkeypatch.setattr(sys, "argv", ["train_sft.py", *few.split(), *arguments])
-        monkeypatch.setattr("warnings.showwarning", None)
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(ROOT / "scripts" / "train_sft.py"), run_name="__main__")
-        said = capsys.readouterr()
-        assert stop.value.code == code, said.err
-        return said.out + said.err
+        ended, out, err = run_script("train_sft.py", *few.split(), *arguments)
+        assert ended == code, err
+        return out + err
 
     return run
 

@@ -6,15 +6,13 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import runpy
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, SECRET
+from conftest import SECRET
 from tgi_server import Answer, LocalTGI
 
 from srt_hf.evaluation import fastchat, mtbench
@@ -44,7 +42,7 @@ def judged(body: dict[str, Any]) -> Answer:
 
 
 @pytest.fixture
-def evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def evaluate(monkeypatch: pytest.MonkeyPatch, run_script: Run, tmp_path: Path) -> Run:
     """Run the subcommand in this process, in an empty folder -> (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     write(Path("question.jsonl"), QUESTIONS)
@@ -52,12 +50,7 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
     def run(model: str, judge: str, *more: str) -> tuple[int, str, str]:
         given = ("--questions", "question.jsonl", "--reference_answers", "references.jsonl", "--model", model, "--judge", judge)
-        monkeypatch.setattr(sys, "argv", ["scripts/evaluate.py", "mt-bench", *given, "--journal", "journal.sqlite", *more])
-        monkeypatch.setattr("warnings.showwarning", None)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(ROOT / "scripts" / "evaluate.py"), run_name="__main__")
-        return (int(stop.value.code or 0), *capsys.readouterr())
+        return run_script("evaluate.py", "mt-bench", *given, "--journal", "journal.sqlite", *more)
 
     return run
 

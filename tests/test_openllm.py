@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import runpy
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import ROOT
 from tiny_models import make_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -95,19 +93,14 @@ def tasks(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def evaluate(monkeypatch: pytest.MonkeyPatch, run_script: Run, tmp_path: Path) -> Run:
     """Run the subcommand in this process, in an empty folder -> (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else a name that is none is asked for again and again
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["scripts/evaluate.py", "openllm", *arguments])
-        monkeypatch.setattr("warnings.showwarning", None)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(ROOT / "scripts" / "evaluate.py"), run_name="__main__")
-        return (int(stop.value.code or 0), *capsys.readouterr())
+        return run_script("evaluate.py", "openllm", *arguments)
 
     return run
 

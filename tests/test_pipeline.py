@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset, load_dataset
-from hub_server import UPLOAD_WARNING, LocalHub, point_at
+from hub_server import UPLOAD_WARNING, LocalHub
 from tgi_server import LocalTGI, reflect
 
 import srt_hf
@@ -215,13 +215,6 @@ def test_large_tables_are_sharded(recycled: Recycled, tmp_path: Path, monkeypatc
 
 
 pushing = pytest.mark.filterwarnings(UPLOAD_WARNING)
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):  # type: ignore[no-untyped-def]
-    with LocalHub() as server:
-        point_at(monkeypatch, server.url, tmp_path / "hub-home")
-        yield server
 
 
 @pushing

@@ -6,13 +6,12 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
-from hub_server import UPLOAD_WARNING, LocalHub, hub_environment, point_at
+from hub_server import UPLOAD_WARNING, LocalHub, hub_environment
 from huggingface_hub import HfApi
 from test_pipeline import MADE, ROWS
 from tgi_server import LocalTGI
@@ -33,13 +32,6 @@ def recycled(student_folder: str) -> Recycled:
     student = Student(student_folder, template="vicuna")
     with LocalTGI() as tgi:
         return recycle(ROWS, teacher=Teacher(tgi.url, journal=False), student=student, selector=Selector(keep="all"))
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
-    with LocalHub() as server:
-        point_at(monkeypatch, server.url, tmp_path / "hub-home")
-        yield server
 
 
 def edit(name: str, content: str) -> None:

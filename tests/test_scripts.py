@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,18 +50,8 @@ def call(
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Run a script in this process -> (exit code, stdout, stderr)."""
-
-    def run(name: str, *arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [name, *arguments])
-        monkeypatch.setattr("warnings.showwarning", None)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
-        return (int(stop.value.code or 0), *capsys.readouterr())
-
-    return run
+def here(run_script: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str, str]]:
+    return run_script
 
 
 def recycle_arguments(rows: str, tgi: LocalTGI, student: str, folder: Path, *more: str) -> list[str]:

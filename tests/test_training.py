@@ -76,7 +76,7 @@ class Run:
 
 
 @pytest.fixture
-def train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Run]:
+def train(monkeypatch: pytest.MonkeyPatch, run_script: Callable[..., tuple[int, str, str]], tmp_path: Path) -> Callable[..., Run]:
     """Run train_sft.py in this process."""
     made: list[Any] = []
 
@@ -90,14 +90,9 @@ def train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
         usual = "--report_to none --global_batch_size 8 --per_device_train_batch_size 8 --save_strategy no --learning_rate 5e-3"
         where = ["--output_dir", str(tmp_path / "out")]
         monkeypatch.setattr(trl, "SFTTrainer", Watched)
-        monkeypatch.setattr(sys, "argv", ["train_sft.py", *where, *usual.split(), *arguments])
-        monkeypatch.setattr("warnings.showwarning", None)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(SCRIPT, run_name="__main__")
-        said = capsys.readouterr()
-        assert stop.value.code == code, said.err
-        return Run(said.out + said.err, made)
+        ended, out, err = run_script("train_sft.py", *where, *usual.split(), *arguments)
+        assert ended == code, err
+        return Run(out + err, made)
 
     return run
 
