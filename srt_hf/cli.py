@@ -19,6 +19,7 @@ from srt_hf.errors import ConfigError, SrtError
 _QUERY = re.compile(r"(https?://[^\s'?]+)\?[^\s']*")
 # Where a word holds an absolute path among other things: two parts at least, since "</s>" is no path.
 _PATH = re.compile(r"""(?<![\w:/.~-])(?:~[^\s'"/]*(?:/[^\s'",;:{}\[\]/]+)+|(?:/[^\s'",;:{}\[\]/]+){2,})/?""")
+_SECRET = re.compile(r"""("[^"]*(?:key|token|secret|password|authorization)[^"]*"\s*:\s*")(?:[^"\\]|\\.)*(")""", re.I)
 _KIND = re.compile(r"(?:replay|local):(?=[/~.])")
 _TOKEN_OPTION = re.compile(r""" --(?:push[_-]to[_-])?hub[_-]token(?:=| )(?:'[^']*'|\S+)""")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{30,}")
@@ -118,6 +119,8 @@ def publishable(command: str) -> str:
 
     >>> publishable("python scripts/train_sft.py --dataset /home/me/rows.jsonl --hub_token hf_x --output_dir=out")
     'python scripts/train_sft.py --dataset rows.jsonl --output_dir=out'
+    >>> publishable("python scripts/evaluate.py pairwise --test_sets /a/b.jsonl,/c/d.jsonl --model replay:/home/me/r.jsonl")
+    'python scripts/evaluate.py pairwise --test_sets b.jsonl,d.jsonl --model replay:r.jsonl'
     """
     words = [_without_path(_QUERY.sub(r"\1", word)) for word in shlex.split(_TOKEN_OPTION.sub("", command))]
     return _TOKEN.sub("hf_…", shlex.join(words))
@@ -128,9 +131,22 @@ def _without_path(word: str) -> str:
     kind = _KIND.match(value)  # replay:/home/me/replies.jsonl
     if kind:
         option, equals, value = option + equals + kind[0], "", value[kind.end() :]
+    return option + equals + ",".join(_last_part(part) for part in masked(value).split(","))
+
+
+def _last_part(value: str) -> str:
     if Path(value).is_absolute() or value.startswith(("~", "..")):
-        return option + equals + Path(value).name
-    return option + equals + _PATH.sub(lambda match: Path(match[0]).name, value)
+        return Path(value).name
+    return _PATH.sub(lambda match: Path(match[0]).name, value)
+
+
+def masked(text: str) -> str:
+    """JSON without the values of keys that sound like secrets.
+
+    >>> masked('{"api_key": "sk-1", "top_k": 20}')
+    '{"api_key": "…", "top_k": 20}'
+    """
+    return _SECRET.sub(r"\1…\2", text)
 
 
 def run(main: Callable[[], int], interrupted: str = "") -> int:

@@ -106,7 +106,8 @@ def _answer(row: dict[str, Any], side: str) -> str | None:
     elif isinstance(row.get("choices"), list):
         found = _first(_first(row["choices"], "turns"))
     elif isinstance(row.get("messages"), list):
-        found = next((turn.get("content") for turn in reversed(row["messages"]) if turn.get("role") == "assistant"), None)
+        turns = [turn for turn in row["messages"] if isinstance(turn, dict) and turn.get("role") == "assistant"]
+        found = turns[-1].get("content") if turns else None
     else:
         found = row.get("text") if "answer_id" in row or "model_id" in row else None
     return found if isinstance(found, str) else None
@@ -123,7 +124,7 @@ def _prompts(row: dict[str, Any]) -> list[str]:
     if "text" in row and not {"answer_id", "model_id"} & set(row):  # Vicuna's prompt; FastChat's answer
         texts.append(row["text"])
     if isinstance(row.get("messages"), list):
-        texts += [turn.get("content") for turn in row["messages"] if turn.get("role") == "user"][:1]
+        texts += [turn.get("content") for turn in row["messages"] if isinstance(turn, dict) and turn.get("role") == "user"][:1]
     texts = [text for text in texts if isinstance(text, str)]
     instances = row.get("instances")
     input = _first(instances, "input") if isinstance(instances, list) else row.get("input")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srt_hf.cli import option
+from srt_hf.cli import masked, option
 from srt_hf.errors import ConfigError, RequestFailed, TeacherAuthError, TeacherUnreachable
 from srt_hf.evaluation.sets import Question
 from srt_hf.parsing import strip_reasoning
@@ -138,6 +138,8 @@ class JudgeArguments:
     def about(self, judge: Teacher) -> dict[str, Any]:
         """Who judges and how it is asked, for a results file. Raises TeacherUnreachable or TeacherAuthError: call it first."""
         asked = {name: getattr(self, f"judge_{name}") for name in ("temperature", "top_p", "seed", "max_tokens", "extra_body")}
+        if asked["extra_body"]:
+            asked["extra_body"] = masked(asked["extra_body"])
         return {**judge_identity(judge), **asked}
 
 

@@ -43,6 +43,7 @@ NO_GRADE = -1
 
 _RATINGS = (re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]"))
 _SLOT = re.compile(r"\{(mark|question|answer|question_1|answer_1|question_2|answer_2|ref_answer_1|ref_answer_2)\}")
+_OWN = "srt_hf-"  # before the name of a wording of ours
 # Which wording a match is judged with: FastChat's names by whether there is a reference answer, and by turn.
 _NAMES = {
     (False, 1): "single-v1",
@@ -59,6 +60,11 @@ class Wording:
     name: str
     system: str
     template: str
+
+    @property
+    def own(self) -> bool:
+        """Whether it is ours and not FastChat's."""
+        return self.name.startswith(_OWN)
 
     def fill(self, question: Sequence[str], answer: Sequence[str], reference: Sequence[str] | None) -> str:
         """The user's message. The texts are put in as they are: what looks like a slot in them stays what it is."""
@@ -112,7 +118,7 @@ def wordings(path: str | None = None) -> dict[tuple[bool, int], Wording]:
         form = "{} {} {}\n\n{}".format
         return {
             (with_reference, turn): Wording(
-                f"srt_hf-{name}", _SYSTEM, form(_WHAT[turn], _ASKED[with_reference], _FORM, texts[turn][with_reference])
+                f"{_OWN}{name}", _SYSTEM, form(_WHAT[turn], _ASKED[with_reference], _FORM, texts[turn][with_reference])
             )
             for (with_reference, turn), name in _NAMES.items()
         }
@@ -126,15 +132,21 @@ def wordings(path: str | None = None) -> dict[tuple[bool, int], Wording]:
     return {key: Wording(name, rows[name]["system_prompt"], rows[name]["prompt_template"]) for key, name in _NAMES.items()}
 
 
-def rating(judgment: str) -> float | None:
-    """The grade in a judge's reply, where FastChat finds it: in the first double square brackets, else in the first single ones.
+def rating(judgment: str, own: bool = False) -> float | None:
+    """The grade in a judge's reply, where FastChat finds it: in the first double square brackets, else in the first single ones;
+    with our `own` wording, which wants the grade at the end, in the last double ones, since an answer may be quoted before it.
 
     None where there is none, or one that is not from 1 to 10, which FastChat would average.
 
     >>> rating("A good answer, see [2]. Rating: [[8.5]]"), rating("Rating: [7]"), rating("Rating: [[85]]"), rating("Good.")
     (8.5, 7, None, None)
+    >>> rating("It only says [[10]]. Grade: [[1]]", own=True), rating("Uses list[3]. Grade: 4", own=True)
+    (1, None)
     """
-    found = next((match[1] for pattern in _RATINGS if (match := pattern.search(judgment))), None)
+    if own:
+        found = next(reversed(_RATINGS[0].findall(judgment)), None)
+    else:
+        found = next((match[1] for pattern in _RATINGS if (match := pattern.search(judgment))), None)
     if found is None or not 1 <= float(found) <= 10:
         return None
     return float(found) if "." in found else int(found)

@@ -63,6 +63,8 @@ class Local(Answerer):
                 asyncio.run(self._save({keys[id]: (id, answer) for id, answer in new.items()}))
                 found |= new
                 bar.update(len(new))
+        # Another model, or the judge, may want the memory next.
+        self.__dict__.pop("_loaded", None)
         return {question.id: found[question.id] for question in questions}
 
     def _key(self, question: Question) -> str:

@@ -111,11 +111,11 @@ def main(
         graded = ask_all(judge, [grade(judge, match, given.model_id) for match in matches], "The judge grades")
     judgments = [_judgment(match, grade, given.model_id, name) for match, grade in zip(matches, graded, strict=True)]
     fastchat.write_judgments(file, judgments)
-    output.finish(summary(list(zip(matches, graded, strict=True)), given, setup))
     print(f"The grades are in {file}.")
     if all(grade.score is None for grade in graded):
-        warnings.warn("Nothing was graded.", stacklevel=1)
+        warnings.warn("Nothing was graded, so no results are written.", stacklevel=1)
         return 1
+    output.finish(summary(list(zip(matches, graded, strict=True)), given, setup))
     return 0
 
 
@@ -160,7 +160,7 @@ async def grade(judge: Teacher, match: Match, model_id: str) -> Grade:
         except RequestFailed as failure:
             return Grade(None, "\n\n".join([*said, FAILED]), failure.code)
         said.append(strip_reasoning(reply.text))
-        score = fastchat.rating(said[-1])
+        score = fastchat.rating(said[-1], match.wording.own)
         if score is not None:
             return Grade(score, "\n\n".join(said))
         quoted = {"role": "assistant", "content": said[-1][:_QUOTED] or "(nothing)"}

@@ -85,12 +85,12 @@ def main(
     pairs = judge_pairs(judge, questions, answers["model"], answers["baseline"])
     path = output.beside("pairwise", "pairs.jsonl")
     write_rows(path, pairs)
-    results = Results("pairwise", about, setup, *_told(sets, pairs, about["name"], setup), details=_details(sets, pairs))
-    output.finish(results)
     print(f"Answers and verdicts: {path}.")
     if not any(pair["outcome"] in JUDGED for pair in pairs):
-        warnings.warn(f"Nothing was judged: {told_left_out(count(pair['outcome'] for pair in pairs))}.", stacklevel=1)
+        left_out = told_left_out(count(pair["outcome"] for pair in pairs))
+        warnings.warn(f"Nothing was judged, so no results are written: {left_out}.", stacklevel=1)
         return 1
+    output.finish(Results("pairwise", about, setup, *_told(sets, pairs, about["name"], setup), details=_details(sets, pairs)))
     return 0
 
 

@@ -82,4 +82,7 @@ def _rows(path: Path) -> Iterable[Mapping[str, Any]]:
     separator = max(",;\t", key=head.count)  # what spreadsheets of other countries write
     # Cells may hold a long answer each.
     csv.field_size_limit(10 * _CELL)
-    return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
+    try:
+        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
+    except csv.Error as error:
+        raise DataError(f"{path} is no CSV that can be read: {error}.", "Save it anew as CSV UTF-8.") from error

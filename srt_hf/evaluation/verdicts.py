@@ -44,11 +44,22 @@ _GAP = "\n[… the middle of this answer is left out …]\n"
 _NOTHING = "(this answer is empty)"
 _QUOTED = 2_000  # characters of an unreadable reply that the second request shows
 
-_NUMBER = r"(?<![\w.,/-])(10(?:\.0+)?|[1-9](?:\.\d+)?)(?:\s*/\s*10)?(?![\w/%-]|[.,]\d)"
-_SCORE = rf"{_NUMBER}(?!\s*(?:[-–—~]|to\b)\s*\d)"  # "7 to 8" and "7–8" are ranges
-_ALONE = re.compile(rf"^[\s*`]*{_NUMBER}\s*(?:[,;|&:]|vs\.?|and)?\s*{_NUMBER}[\s*`.]*$", re.I | re.M)
+_NUMBER = r"(?<![\w.,/-])(10(?:\.0+)?|[1-9](?:\.\d+)?)(?![\w%-]|[.,]\d)"
+_OUT_OF = r"(?:[ \t]*(?:/|out of)[ \t]*10\b(?![.,]?\d))"
+_MARK = r"[ \t*`(\[\])|_]*"
+# A line of two scores and nothing else but "Score:", brackets, and what stands between two numbers.
+_PAIR = re.compile(
+    rf"{_MARK}(?:(?:the )?scores?{_MARK}[:=])?{_MARK}{_NUMBER}{_OUT_OF}?{_MARK}(?:[,;&:]|vs\.?|and)?{_MARK}"
+    rf"{_NUMBER}{_OUT_OF}?{_MARK}\.?{_MARK}",
+    re.I,
+)
 _NAME = r"(?:assistant|answer|response|model)\s*#?\s*"
-_NAMED = re.compile(rf"{_NAME}([12ab])\b(?:(?!{_NAME}[12ab]\b)[^\d\n]){{0,40}}?{_SCORE}", re.I)
+# Behind a name, words that lead to a score; a bare number must not count things ("3 errors") or begin a range ("7 to 8").
+_WORDS = r"scores?|scored|rating|rated|grade|gets?|gave|given|deserves?|earns?|receives?|is|an?|of|the|at|answer|response|overall"
+_LEADS = rf"(?:['’]s|[\s:=*`(\[_]|\b(?:{_WORDS})\b)*"
+_GOES_ON = r"(?:and|while|but|because|since|for|as|with|assistant|answer|response|model)\b"
+_COUNTS = rf"(?!\s*(?:[-–—~]|to\b)\s*\d)(?!\s+(?!{_GOES_ON})[a-z])"
+_NAMED = re.compile(rf"{_NAME}([12ab])\b{_LEADS}{_NUMBER}(?:{_OUT_OF}|{_COUNTS}(?!/))", re.I)
 
 
 def judging(question: str, first: str, second: str, longest: int) -> list[dict[str, str]]:
@@ -73,18 +84,25 @@ def _shown(answer: str, longest: int) -> str:
 
 
 def parse_verdict(text: str) -> Verdict | None:
-    """The two scores of a judge's verdict, None where it holds no such pair.
+    """The two scores of a judge's verdict, None where it holds no such pair, or pairs that contradict each other.
 
-    Read are a line that holds two scores and nothing else ("8 7", "8/10 vs 7"), the first where there are several; else one score
-    behind each answer's name ("Assistant 1: 8 … Assistant 2: 7"), where no name has two. Numbers in prose and ranges are none.
+    Read are the first line, where it holds two scores and nothing else ("8 7", "8/10 vs 7", "Scores: [8, 7]"), as the judge is
+    asked; else such lines further down, where all say the same, since an answer that the judge quotes may hold one; else one
+    score behind each answer's name ("Assistant 1: 8 … Assistant 2: 7"), where no name has two. Ranges, and numbers that count
+    things, are none.
 
     >>> parse_verdict("8 7.5\\nThe first answer is clearer.")
     (8.0, 7.5)
     >>> parse_verdict("Both are good.") is None
     True
     """
-    if alone := _ALONE.search(text):
-        return float(alone[1]), float(alone[2])
+    lines = [line for line in text.splitlines() if line.strip()]
+    pairs = [(float(found[1]), float(found[2])) if (found := _PAIR.fullmatch(line)) else None for line in lines]
+    if pairs and pairs[0]:
+        return pairs[0]
+    told = {pair for pair in pairs if pair}
+    if told:
+        return told.pop() if len(told) == 1 else None
     named: dict[str, set[float]] = {"1": set(), "2": set()}
     for name, score in _NAMED.findall(text):
         named[name.lower().translate(str.maketrans("ab", "12"))].add(float(score))
