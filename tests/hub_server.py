@@ -19,6 +19,7 @@ import json
 import os
 import re
 import socket
+import sys
 import threading
 import traceback
 from collections.abc import Iterable
@@ -554,5 +555,7 @@ def point_at(monkeypatch: Any, url: str, home: str | os.PathLike[str]) -> None:
     for name, value in ours.items():
         monkeypatch.setattr(datasets.config, name, value, raising=False)
     monkeypatch.setattr(hf_api.api, "endpoint", url)
+    if hub := sys.modules.get("transformers.utils.hub"):  # transformers 5 keeps a client with the endpoint of its first use
+        monkeypatch.setattr(hub, "_hf_api", None, raising=False)
     huggingface_hub.HfFileSystem.clear_instance_cache()  # it remembers listings by endpoint, and a port comes again
     getattr(huggingface_hub, "close_session", lambda: None)()  # a session keeps the proxies of when it was made

@@ -178,3 +178,9 @@ def test_names_of_strangers_are_words_on_a_card(tmp_path: Path) -> None:
     assert "<script>" not in text and "\n# c" not in text and "\\[a\\](" in text and "`'x' / <img>`" in text
     write_card(tmp_path, bad)
     assert text == (tmp_path / "README.md").read_text()
+
+
+def test_files_of_runs_with_dots_in_their_names_are_several() -> None:
+    names = {str(OutputArguments(output=f"llama-3.{n}").beside("pairwise", "pairs.jsonl")) for n in (1, 2)}
+    assert names == {"llama-3.1.pairs.jsonl", "llama-3.2.pairs.jsonl"}
+    assert str(OutputArguments(output="a/run.json").beside("pairwise", "pairs.jsonl")) == "a/run.pairs.jsonl"

@@ -170,3 +170,15 @@ def test_files_without_answers(tmp_path: Path) -> None:
     # A row without an answer among others is a missing answer.
     rows = [{"prompt": "One?", "response": "x"}, {"prompt": "Two?", "response": None}]
     assert list(Recorded(write(tmp_path / "c.jsonl", rows), "model").answer(QUESTIONS)) == ["vicuna/1"]
+
+
+def test_answers_to_no_question_are_named(tmp_path: Path) -> None:
+    """Ids that count from 0 fit the questions' ids, and every answer belongs to another question."""
+    path = write(tmp_path / "a.jsonl", [{"id": n, "answer": f"to {n}"} for n in range(3)])
+    with pytest.warns(UserWarning, match=r"1 of 3 answers in .* are to no question of the test sets \(0\)"):
+        Recorded(path, "model").answer([Question(f"vicuna/{n}", f"Question {n}?") for n in (1, 2)])
+
+
+def test_a_file_that_begins_with_an_answer_that_failed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"id": 1, "answer": None}, {"id": 2, "answer": "x"}])
+    assert Recorded(path, "model").answer([Question("vicuna/2", "Two?")])["vicuna/2"].text == "x"

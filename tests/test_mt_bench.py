@@ -292,3 +292,13 @@ def test_a_wrong_option_is_one_line(evaluate: Run, options: list[str], complaint
 def test_help(evaluate: Run) -> None:
     code, out, _ = evaluate("", "", "--help")
     assert code == 0 and "MT-Bench: a model answers 80 questions" in out and "--bench_dir" in out
+
+
+def test_no_grade_takes_the_place_of_a_grade(tmp_path: Path) -> None:
+    file = tmp_path / "judge_single.jsonl"
+    row = {"question_id": 1, "turn": 1, "model": "m", "judge": ["j", "srt_hf-single-v1"], "score": 8}
+    fastchat.write_judgments(file, [row])
+    fastchat.write_judgments(file, [{**row, "score": fastchat.NO_GRADE}])
+    assert [found["score"] for _, found in fastchat.read_judgments(file)] == [8]
+    fastchat.write_judgments(file, [{**row, "score": 7}])
+    assert [found["score"] for _, found in fastchat.read_judgments(file)] == [7]

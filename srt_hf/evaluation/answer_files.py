@@ -15,6 +15,7 @@ Read are the layouts that answers are published in:
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ class Recorded(Answerer):
     def __init__(self, path: Path, side: str) -> None:
         self._path, self._side = path, side
         self._rows = read_rows(path)
-        if _answer(self._rows[0], side) is None:
+        if all(_answer(row, side) is None for row in self._rows):
             fields = ", ".join(map(repr, list(self._rows[0])[:8])) or "none"
             raise DataError(
                 f"The file of answers {path} has an unknown layout: its fields are {fields}.",
@@ -63,8 +64,11 @@ class Recorded(Answerer):
             for id in (question.id, question.id.partition("/")[2]):
                 by_id[id].append(question)
         found: dict[str, Answer] = {}
+        strange: list[str] = []
         for row in self._rows:
             answer, fits = _answer(row, self._side), self._match(row, by_text, by_id)
+            if answer is not None and not fits:
+                strange.append(next((str(row[key]) for key in _IDS if key in row), "without an id"))
             if answer is None or not fits:
                 continue
             free = [question.id for question in fits if question.id not in found]
@@ -76,6 +80,13 @@ class Recorded(Answerer):
             raise DataError(
                 f"None of the {len(self._rows):,} answers in {self._path} is to a question of the test sets.",
                 "They are matched by the question's text, or by its id.",
+            )
+        if strange:
+            # Ids that count from 0 where the questions' count from 1 would put every answer to another question.
+            warnings.warn(
+                f"{len(strange):,} of {len(self._rows):,} answers in {self._path} are to no question of the test sets "
+                f"({', '.join(strange[:3])}): check that the others are matched rightly.",
+                stacklevel=2,
             )
         # Sets overlap (LIMA's test set holds some of Vicuna's questions): one answer serves both.
         same = {question.text: found[question.id] for question in questions if question.id in found}

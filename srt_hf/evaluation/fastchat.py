@@ -215,10 +215,13 @@ def write_answers(path: Path, answers: Mapping[Id, Row]) -> None:
 
 
 def write_judgments(path: Path, judgments: Sequence[Row]) -> None:
-    """Add the lines; those there of the same question, turn, model and judge are replaced, all others stay byte for byte."""
-    new = {_judged(row) for row in judgments}
-    kept = [line for line, row in read_judgments(path) if _judged(row) not in new]
-    _write(path, [*kept, *map(json.dumps, judgments)])
+    """Add the lines; those there of the same question, turn, model and judge are replaced, but no grade by none. All others stay
+    byte for byte."""
+    there = read_judgments(path)
+    graded = {_judged(row) for _, row in there if row.get("score") != NO_GRADE}
+    new = [row for row in judgments if row["score"] != NO_GRADE or _judged(row) not in graded]
+    replaced = {_judged(row) for row in new}
+    _write(path, [*(line for line, row in there if _judged(row) not in replaced), *map(json.dumps, new)])
 
 
 def read_judgments(path: Path) -> list[tuple[str, Row]]:

@@ -143,17 +143,23 @@ class Local(Answerer):
         seen = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device)
         if self._asked.seed is not None:
             torch.manual_seed(self._asked.seed)
-        how = _sampling(self._asked.temperature)
+        ends = _ends(model, tokenizer)
+        how = {**_sampling(self._asked.temperature), "eos_token_id": sorted(ends) or None}
         with torch.inference_mode():
             written = model.generate(
                 input_ids=inputs, attention_mask=seen, max_new_tokens=room, pad_token_id=pad, num_beams=1, **how
             )
-        ends = model.generation_config.eos_token_id
-        ends = set(ends) if isinstance(ends, list) else {ends}
         return [_read(tokenizer, ids, ends) for ids in written[:, width:].tolist()]
 
 
-def _read(tokenizer: Any, ids: list[int], ends: set[int | None]) -> Answer:
+def _ends(model: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end an answer: the model's, and the tokenizer's, which a fine-tuned model's own config may not know."""
+    own = model.generation_config.eos_token_id
+    found = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
+    return {token for token in found if token is not None}
+
+
+def _read(tokenizer: Any, ids: list[int], ends: set[int]) -> Answer:
     end = next((n for n, token in enumerate(ids) if token in ends), None)
     text = tokenizer.decode(ids[:end], skip_special_tokens=True)
     return Answer(strip_reasoning(text).strip(), cut=end is None)

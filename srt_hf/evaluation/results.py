@@ -104,7 +104,8 @@ class OutputArguments:
 
     def beside(self, benchmark: str, ending: str) -> Path:
         """A further file beside it, such as results.pairs.jsonl for the ending "pairs.jsonl"."""
-        return self.path(benchmark).with_suffix(f".{ending}")
+        path = self.path(benchmark)
+        return path.with_name(f"{path.name.removesuffix('.json')}.{ending}")  # run-0.1 and run-0.2 are two runs
 
     def check(self, benchmark: str, setup: Mapping[str, Any]) -> None:
         """Raise ConfigError or DataError now for what could not be written or compared at the end. Call it before any work."""
