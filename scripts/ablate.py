@@ -3,8 +3,9 @@
     python scripts/ablate.py --candidates org/srecycled-alpaca --student meta-llama/Llama-2-7b-hf --repo org/alpaca-ablations
     python scripts/train_sft.py --dataset org/alpaca-ablations --dataset_config top-2 --output_dir top-2
 
-No teacher is asked, and the student scores once for all arms; with --scores, which an earlier run has left, not at all. Most arms
-need the candidates of an exhaustive run (recycle_and_push.py --mode exhaustive) or of the paper's authors.
+No teacher is asked, and the student scores once for all arms; with --scores, which an earlier run or ablation has left, not at
+all. Most arms need the candidates of an exhaustive run (recycle_and_push.py --mode exhaustive) or of the paper's authors. A repo
+holds the arms of one run: others that are there go only with --overwrite.
 Exit codes: 0 done, 1 error, 2 wrong option, 3 no arm has a row, 130 interrupted.
 """
 
@@ -19,7 +20,6 @@ from srt_hf import hub
 from srt_hf.ablation import ARMS, Coherence, ablate, choose_arms
 from srt_hf.ablation.result import check_repo
 from srt_hf.arguments import RepoArguments, StudentArguments
-from srt_hf.card import config_names
 from srt_hf.cli import command, option, parse, run
 from srt_hf.errors import ConfigError
 from srt_hf.identity import shown_name
@@ -32,7 +32,9 @@ class SourceArguments:
 
     candidates: str | None = option(None, "repo or output folder of a run with candidates (required)")
     candidates_revision: str | None = option(None, "branch, tag or commit of the candidates' repo")
-    scores: str | None = option(None, "repo or folder with the student's scores of --candidates: load no model")
+    scores: str | None = option(
+        None, "repo or folder with the student's scores of --candidates, an ablation's too: load no model"
+    )
     limit: int | None = option(None, "how many rows to take, the first ones [all]")
 
     def __post_init__(self) -> None:
@@ -72,18 +74,18 @@ def main(source: SourceArguments, choice: ArmArguments, scoring: StudentArgument
     student = None if source.scores else scoring.make()
     # What is wrong with the target shows before anything is computed.
     hub.check_folder(Path(output.output_dir))
-    existing = check_repo(output.repo, config_names(shown_name(scoring.student))[1], **output.where()) if output.repo else None
+    existing = check_repo(output.repo, shown_name(scoring.student), arms, **output.where()) if output.repo else None
     origin = (str(source.candidates), source.candidates_revision)
     made = candidates_made(*origin, scores=source.scores, command=command())
-    rows = srt_hf.load_candidates(*origin, scores=source.scores, student=scoring.student)
-    rows = rows if source.limit is None else rows.select(range(min(source.limit, len(rows))))
+    rows = srt_hf.load_candidates(*origin, scores=source.scores, student=scoring.student, limit=source.limit)
     ablation = ablate(rows, student=student, arms=arms, seed=choice.seed, coherence_model=choice.coherence_model)
     ablation.save_to_disk(output.output_dir, repo_id=output.repo, provenance=made, existing=existing)
     print(ablation.table())
-    print(f"\nSaved to {output.output_dir}; its configs are for train_sft.py --dataset {output.output_dir} --dataset_config ARM.")
     if not ablation.kept:
+        print(f"\nSaved to {output.output_dir}: the scores and the report.")
         print("No arm has a row, so nothing is pushed.", file=sys.stderr)
         return 3
+    print(f"\nSaved to {output.output_dir}; its arms are for train_sft.py --dataset {output.output_dir} --dataset_config ARM.")
     if not output.repo:
         print("No --repo was given, so nothing was pushed to the Hub.")
         return 0

@@ -101,10 +101,10 @@ def check_use(source: SourceArguments, teacher: list[str], student: list[str]) -
 
 def load_source(source: SourceArguments, student: str, commit: str | None) -> Any:
     if source.candidates:
-        rows = srt_hf.load_candidates(source.candidates, source.dataset_revision, scores=source.scores, student=student)
-    else:
-        revision = commit or source.dataset_revision
-        rows = srt_hf.load_rows(source.dataset, name=source.dataset_config, split=source.split, revision=revision)
+        options: dict[str, Any] = {"scores": source.scores, "student": student, "limit": source.limit}
+        return srt_hf.load_candidates(source.candidates, source.dataset_revision, **options)
+    revision = commit or source.dataset_revision
+    rows = srt_hf.load_rows(source.dataset, name=source.dataset_config, split=source.split, revision=revision)
     return rows if source.limit is None else rows.select(range(min(source.limit, len(rows))))
 
 

@@ -49,35 +49,42 @@ _CURE = (
 
 
 def load_candidates(
-    source: str, revision: str | None = None, *, scores: str | None = None, student: str | None = None
+    source: str,
+    revision: str | None = None,
+    *,
+    scores: str | None = None,
+    student: str | None = None,
+    limit: int | None = None,
 ) -> Dataset:
     """The table of candidates (schema.CANDIDATES_COLUMNS) of a Hub repo or output folder, or made of the authors' splits.
 
     scores: a repo or folder with scores of these candidates that exist, by `student`: the config `<student>-scores` of this tool,
-    or one of the authors' sets of losses for their splits. The table then has the columns `scores` and `scored_by`, and
-    `srt_hf.reselect` needs no model. Raises DataError where something is absent or does not fit together.
+    or one of the authors' sets of losses for their splits. limit: only so many rows, the first ones; the scores may be of these
+    alone. The table then has the columns `scores` and `scored_by`, and `srt_hf.reselect` needs no model. Raises DataError where
+    something is absent or does not fit together.
     """
     if scores and not student:
         raise ConfigError("Ready scores need the name of the student whose they are.", "Give student too.")
     theirs = _published_splits(source, revision)
     if theirs:
         losses = _published_splits(scores, None) if scores else {}
-        if scores and not losses:
-            raise DataError(f"{scores} has not the splits of {source}.", "Name one of the authors' sets of losses for it.")
-        return from_published(theirs, losses, student)
-    rows = _own_table(source, "candidates", CANDIDATES_COLUMNS, revision)
-    return _with_scores(rows, scores, student) if scores and student else rows
+        rows = from_published(theirs, losses, student)
+    else:
+        losses, rows = {}, _own_table(source, "candidates", CANDIDATES_COLUMNS, revision)
+    if limit is not None:
+        rows = rows.select(range(min(limit, len(rows))))
+    return _with_scores(rows, scores, student) if scores and student and not losses else rows
 
 
-def _own_table(source: str, config: str, columns: Sequence[str], revision: str | None) -> Dataset:
+def _own_table(source: str, config: str, columns: Sequence[str], revision: str | None, cure: str = _CURE) -> Dataset:
     """A table of this tool's own layout."""
     try:
         rows = load_rows(source, name=config, revision=revision)
     except DataError as error:
-        raise DataError(error.message, _CURE) from error
+        raise DataError(error.message, cure) from error
     absent = [name for name in columns if name not in rows.column_names]
     if absent:
-        raise DataError(f"The config {config} of {source} lacks {', '.join(absent)}.", _CURE)
+        raise DataError(f"The config {config} of {source} lacks {', '.join(absent)}.", cure)
     return rows.select_columns(list(columns))
 
 
@@ -85,7 +92,10 @@ def _with_scores(candidates: Dataset, source: str, student: str) -> Dataset:
     """Candidates with the scores that a student's run has left, row by row the same."""
     from datasets import concatenate_datasets
 
-    scored = _own_table(source, config_names(student)[2], ("id", *SCORED_COLUMNS), None)
+    config = config_names(student)[2]
+    cure = f"The scores of --student {student} would be its config {config}: name the student whose scores it has."
+    scored = _own_table(source, config, ("id", *SCORED_COLUMNS), None, cure)
+    scored = scored.select(range(min(len(candidates), len(scored))))
     if scored["id"][:] != candidates["id"][:]:
         raise DataError(f"The scores of {source} are not of these candidates: their ids are others.")
     return concatenate_datasets([candidates, scored.select_columns(list(SCORED_COLUMNS))], axis=1)

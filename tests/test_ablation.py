@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -23,12 +24,22 @@ from tgi_server import LocalTGI
 from tiny_models import _llama_tokenizer
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from srt_hf import Selector, Student, Teacher, recycle, reselect
+from srt_hf import Selector, Student, Teacher, load_candidates, recycle, reselect
 from srt_hf.ablation import ARMS, LADDER, Every, ablate, choose_arms
 from srt_hf.ablation.coherence import Coherence, by_coherence
 from srt_hf.ablation.result import check_repo
 from srt_hf.errors import ConfigError, DataError, HubError
-from srt_hf.schema import CANDIDATE, CANDIDATES_COLUMNS, FLAT_COLUMNS, SCORE, SCORED_BY, SCORED_COLUMNS, features
+from srt_hf.handwritten import read
+from srt_hf.schema import (
+    CANDIDATE,
+    CANDIDATES_COLUMNS,
+    FLAT_COLUMNS,
+    SCORE,
+    SCORED_BY,
+    SCORED_COLUMNS,
+    SCORES_COLUMNS,
+    features,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*originals have ifd > 1:UserWarning"),  # random students know no template
@@ -199,11 +210,26 @@ def test_the_folder_loads_config_by_config(hand_made: Any, tmp_path: Path) -> No
         assert load_dataset(str(tmp_path / "arms"), arm.name, split="train").to_list() == arm.rows.to_list()
     card = (tmp_path / "arms" / "README.md").read_text()
     header = card.split("---\n")[1]
-    assert [line.split()[-1] for line in header.splitlines() if "config_name" in line] == [arm.name for arm in hand_made.kept]
+    configs = [line.split()[-1] for line in header.splitlines() if "config_name" in line]
+    assert configs == [*(arm.name for arm in hand_made.kept), "student-scores"]
     assert "| `r_ifd` | 7 |" in card and "`org/student`" in card and str(tmp_path) not in card
     report = json.loads((tmp_path / "arms" / "reports" / "student" / "report.json").read_text())
     assert report["arms"]["both"]["left_out"] == {"teacher_failed": 1} and report["student"]["passes"] == 0
     hand_made.save_to_disk(tmp_path / "arms")  # the same again
+
+
+def test_the_scores_that_an_ablation_leaves_serve_further_arms(hand_made: Any, hub: LocalHub, tmp_path: Path) -> None:
+    rows = table(by_hand())
+    reselect(rows).save_to_disk(tmp_path / "made")
+    hand_made.save_to_disk(tmp_path / "arms")
+    hand_made.push_to_hub("tester/arms")
+    for source in (str(tmp_path / "arms"), "tester/arms"):
+        scores = load_dataset(source, "student-scores", split="train")
+        assert scores.column_names == list(SCORES_COLUMNS) and scores.to_list() == reselect(rows).scores.to_list()
+        loaded = load_candidates(str(tmp_path / "made"), scores=source, student="org/student")
+        assert loaded.to_list() == rows.to_list()
+        [arm] = ablate(loaded, arms=["r_ifd"]).arms
+        assert arm.rows.to_list() == next(one for one in hand_made.arms if one.name == "r_ifd").rows.to_list()
 
 
 def test_the_same_input_gives_the_same_bytes(hand_made: Any, tmp_path: Path) -> None:
@@ -217,7 +243,7 @@ def test_the_same_input_gives_the_same_bytes(hand_made: Any, tmp_path: Path) -> 
         ablation.save_to_disk(tmp_path / name)
         files = sorted((tmp_path / name).glob("*/*.parquet"))
         tables.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
-    assert tables[0] == tables[1] and len(tables[0]) == len(hand_made.kept)
+    assert tables[0] == tables[1] and len(tables[0]) == len(hand_made.kept) + 1
 
 
 def test_an_empty_arm_is_a_line_and_no_config(tmp_path: Path) -> None:
@@ -228,6 +254,8 @@ def test_an_empty_arm_is_a_line_and_no_config(tmp_path: Path) -> None:
     card = (tmp_path / "arms" / "README.md").read_text()
     assert "| `both` | 0 | – | – | – | – | – | – | – | 3 teacher_failed |" in card and "config_name: both" not in card
     assert not (tmp_path / "arms" / "both").exists()
+    ablate(table(rows), arms=["both"]).save_to_disk(tmp_path / "none")
+    assert "load_dataset(" not in (tmp_path / "none" / "README.md").read_text()
     with pytest.raises(HubError, match="No arm has a row"):
         ablate(table(rows), arms=["both"]).push_to_hub("tester/arms")
 
@@ -255,15 +283,47 @@ def test_one_commit_puts_all_arms_on_the_hub(hub: LocalHub, hand_made: Any) -> N
     assert "dataset tester/arms --dataset_config full" in repo.files()["README.md"].decode()
 
 
+def test_a_push_removes_no_other_arm_unless_told_to(hub: LocalHub, hand_made: Any) -> None:
+    few = ablate(table(by_hand()), arms=["both", "full", "original"])
+    few.push_to_hub("tester/arms")
+    with pytest.raises(HubError, match=r"tester/arms also has original, both, which this push would remove\. .*--arms too"):
+        ablate(table(by_hand()), arms=["full", "ifd"]).push_to_hub("tester/arms")
+    assert len(hub.repos["dataset", "tester/arms"].commits) == 2
+    few.push_to_hub("tester/arms")  # the same again
+    hand_made.push_to_hub("tester/arms")  # these and more
+    assert b"config_name: both" in hub.repos["dataset", "tester/arms"].files()["README.md"]
+
+
+def test_what_people_wrote_on_the_card_stays(hub: LocalHub, hand_made: Any) -> None:
+    def edited(old: str, new: str) -> str:
+        card = hub.repos["dataset", "tester/arms"].files()["README.md"].decode()
+        assert card.count(old) == 1
+        changed = card.replace(old, new).encode()
+        HfApi().upload_file(path_or_fileobj=changed, path_in_repo="README.md", repo_id="tester/arms", repo_type="dataset")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            hand_made.push_to_hub("tester/arms")
+        return "".join(str(warning.message) for warning in said if "was edited" in str(warning.message))
+
+    hand_made.push_to_hub("tester/arms")
+    assert not edited("<!-- End of yours. -->", "Ours, for the thesis.\n<!-- End of yours. -->")
+    assert not edited("## Citation\n", "## Who to ask\n\nAnna.\n\n## Citation\n")
+    assert "The card of tester/arms was edited" in edited("## Columns\n", "## Columns\n\nMind the flags.\n")
+    card = hub.repos["dataset", "tester/arms"].files()["README.md"].decode()
+    earlier = read(card)
+    assert earlier.own == "Ours, for the thesis.\n\n## Who to ask\n\nAnna." and not earlier.edited
+    assert "Mind the flags" not in card and card.count("## Citation") == 1
+
+
 def test_the_next_push_replaces_the_arms_and_keeps_the_licence(hub: LocalHub, hand_made: Any) -> None:
     hand_made.push_to_hub("tester/arms")
     card = (
         hub.repos["dataset", "tester/arms"].files()["README.md"].replace(b"pretty_name: arms", b"pretty_name: Arms\nlicense: mit")
     )
     HfApi().upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="tester/arms", repo_type="dataset")
-    ablate(table(by_hand()), arms=["full", "original"]).push_to_hub("tester/arms")
+    ablate(table(by_hand()), arms=["full", "original"]).push_to_hub("tester/arms", overwrite=True)
     files = hub.repos["dataset", "tester/arms"].files()
-    assert {name.partition("/")[0] for name in files if name.endswith(".parquet")} == {"full", "original"}
+    assert {name.partition("/")[0] for name in files if name.endswith(".parquet")} == {"full", "original", "student-scores"}
     card = files["README.md"]
     assert b"license: mit" in card and b"pretty_name: Arms" in card and b"top-50" not in card
 
@@ -274,7 +334,7 @@ def test_a_repo_that_holds_something_else_is_left_alone(hub: LocalHub, hand_made
         hand_made.push_to_hub("tester/recycled")
     hand_made.push_to_hub("tester/arms")
     with pytest.raises(HubError, match=r"tester/arms holds the arms of student\."):
-        check_repo("tester/arms", "another")
+        check_repo("tester/arms", "org/another", WITHOUT_COHERENCE)
     hand_made.push_to_hub("tester/recycled", overwrite=True)
     assert "candidates" not in {name.partition("/")[0] for name in hub.repos["dataset", "tester/recycled"].files()}
 
@@ -407,6 +467,12 @@ def test_the_command_with_ready_scores_and_training_on_a_rung(
         data = train["DataArguments"](dataset_name=source, dataset_config="top-50")
         rows = train["training_rows"](data, SimpleNamespace(seed=0, eval_strategy="no"))
         assert len(rows.train) == 2 and set(rows.train.column_names) == {"prompt", "completion"}
+    # Later, one arm by the scores that this run has left.
+    again = ["--candidates", earlier, "--scores", "tester/arms", "--student", "org/student", "--arms", "ifd"]
+    code, said, _ = here(*again, "--output_dir", str(tmp_path / "ifd"))
+    assert code == 0 and (tmp_path / "ifd" / "ifd").is_dir()
+    code, said, complaint = here(*again, "--output_dir", str(tmp_path / "none"), "--repo", "tester/arms")
+    assert code == 1 and "tester/arms also has full, original, " in complaint and not list((tmp_path / "none").iterdir())
 
 
 def test_the_student_scores_once(here: Callable[..., Any], student_folder: str, tmp_path: Path) -> None:
@@ -453,3 +519,5 @@ def test_where_no_arm_has_a_row_the_command_says_so(here: Callable[..., Any], tm
     assert code == 1 and "Hub" in complaint  # nobody listens: told before anything is computed
     code, said, complaint = here(*options, "--arms", "both", "--output_dir", str(tmp_path / "arms"))
     assert code == 3 and "2 teacher_failed" in said and "No arm has a row" in complaint
+    assert said.endswith("arms: the scores and the report.\n") and "train_sft" not in said
+    assert (tmp_path / "arms" / "student-scores").is_dir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from srt_hf.errors import ConfigError, StudentError
 from srt_hf.evaluation.answers import Answer, ModelArguments, Question, ServerArguments
-from srt_hf.evaluation.generation import Local, _prompt
+from srt_hf.evaluation.generation import Local, _prompt, _sampler
 from srt_hf.prompts import TEMPLATES
 from srt_hf.student.text import Texts
 
@@ -103,11 +104,11 @@ def test_what_is_in_the_journal_loads_no_model(chat_model: str, tmp_path: Path, 
 def test_a_broken_generation_keeps_what_was_answered(chat_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generate, asked = Local._generate, []
 
-    def twice(self: Local, model: object, texts: object, prompts: list[list[int]], room: int) -> list[Answer]:
+    def twice(self: Local, model: object, texts: object, prompts: list[list[int]], *more: Any) -> list[Answer]:
         asked.append(len(prompts))
         if len(asked) == 3:
             raise RuntimeError("something broke")
-        return generate(self, model, texts, prompts, room)
+        return generate(self, model, texts, prompts, *more)
 
     monkeypatch.setattr(Local, "_generate", twice)
     with pytest.raises(StudentError, match="failed: something broke"):
@@ -119,20 +120,40 @@ def test_a_broken_generation_keeps_what_was_answered(chat_model: str, tmp_path: 
 def test_less_memory_means_smaller_batches(chat_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generate, asked = Local._generate, []
 
-    def tight(self: Local, model: object, texts: object, prompts: list[list[int]], room: int) -> list[Answer]:
+    def tight(self: Local, model: object, texts: object, prompts: list[list[int]], *more: Any) -> list[Answer]:
         asked.append(len(prompts))
         if len(prompts) > 3:
             raise torch.cuda.OutOfMemoryError
-        return generate(self, model, texts, prompts, room)
+        return generate(self, model, texts, prompts, *more)
 
     monkeypatch.setattr(Local, "_generate", tight)
     answers = local(chat_model, tmp_path / "j", batch_size=8).answer(QUESTIONS)
     assert asked == [8, 4, 2, 2, 2, 2, 2, 1] and len(answers) == 11
 
 
-def test_sampling_is_seeded(chat_model: str, tmp_path: Path) -> None:
-    drawn = [
-        local(chat_model, tmp_path / name, temperature=1.5, seed=seed).answer(QUESTIONS)
-        for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    ]
-    assert drawn[0] == drawn[1] != drawn[2]
+def test_sampling_is_seeded_by_question(chat_model: str, tmp_path: Path) -> None:
+    def drawn(name: str, seed: int | None, size: int = 4, asked: list[Question] = QUESTIONS) -> dict[str, Answer]:
+        return local(chat_model, tmp_path / name, temperature=1.5, seed=seed, batch_size=size).answer(asked)
+
+    whole = drawn("a", 1)
+    assert whole == drawn("b", 1, size=3) and whole != drawn("c", 2) and drawn("d", None) != drawn("e", None)
+    drawn("f", 1, asked=QUESTIONS[3:6])  # a run that was stopped, and the rest of it
+    assert drawn("f", 1) == whole
+
+
+def test_samples_have_the_models_probabilities() -> None:
+    logits = torch.tensor([[2.0, 0.0, -1.0]])
+    draw = _sampler(2.0, [0], "cpu")
+    counts = torch.bincount(torch.stack([draw(None, logits).argmax() for _ in range(5000)]), minlength=3)
+    assert counts / 5000 == pytest.approx((logits[0] / 2).softmax(0), abs=0.03)
+
+
+def test_what_cannot_be_asked_shows_before_any_work(chat_model: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--dtype is 'float7'"):
+        local(chat_model, tmp_path / "j", dtype="float7")
+    bare = str(make_llama(tmp_path / "bare"))
+    with pytest.raises(ConfigError, match="has no chat template"):
+        local(bare, tmp_path / "j", template="chat").about()
+    refusing = str(make_llama(tmp_path / "refusing", chat_template="{{ raise_exception('not today') }}"))
+    with pytest.raises(StudentError, match="not today"):
+        local(refusing, tmp_path / "j").about()

@@ -96,7 +96,7 @@ def test_served_models_and_judge(prompts: str, tmp_path: Path, here: Run) -> Non
         assert code == 0 and (len(model.chats), len(base.chats), len(judge.chats)) == (12, 12, 24), "asked twice"
     line = next(line for line in out.splitlines() if line.startswith("prompts"))
     assert line.split()[:7] == ["prompts", "12", "of", "12", "12", "0", "0"] and "2.000" in line
-    assert "12 of 12" in line  # the longer answer won
+    assert line.count("12 of 12") == 3  # judged; the longer answer won; it was the model's
     assert "org/tuned against org/base, judged by org/judge" in out
     assert "winning score" in again and "+0" in again
     results = Results.load(tmp_path / "results.json")
@@ -108,6 +108,8 @@ def test_served_models_and_judge(prompts: str, tmp_path: Path, here: Run) -> Non
     assert first["model_answer"] == "To Question 0? I say a lot." and first["outcome"] == "win"  # without the thoughts
     assert [verdict["scores"] for verdict in first["verdicts"]] == [[8, 2], [8, 2]]
     card = (folder / "README.md").read_text()
+    assert first["model"] == "org/tuned" and first["baseline"] == "org/base"
+    assert "## Evaluation: pairwise, prompts against org/base" in card
     assert "| prompts | 12 of 12 | 12 | 0 | 0 | 2.000 |" in card and "type: srt_hf_pairwise_winning_score" in card
     everything = "".join(path.read_text() for path in tmp_path.rglob("*") if path.suffix in (".json", ".jsonl", ".md"))
     assert SECRET not in everything and str(tmp_path) not in everything
@@ -224,6 +226,35 @@ def test_cut_failed_and_too_long_answers_are_counted(prompts: str, tmp_path: Pat
     assert Results.load(tmp_path / "results.json").details["errors"] == {"rejected": 1}
 
 
+def test_both_orders_of_a_pair_show_the_same_cut(prompts: str, tmp_path: Path, here: Run) -> None:
+    """The judge's window has room for the whole answers in one order only, as where its prompts differ by a token."""
+
+    def full(n: int, body: dict[str, Any]) -> tuple[int, bytes] | None:
+        whole = {len(answer) for answer in shown(body)} == {2, 9000}
+        refused = whole and shown(body)[0] == "no"  # the swapped order
+        error = b'{"error": "`inputs` tokens + `max_new_tokens` must be <= 99", "error_type": "validation"}'
+        return (422, error) if refused else None
+
+    model = answers_file(tmp_path / "tuned.jsonl", dict.fromkeys(range(12), "words " * 1500))
+    baseline = answers_file(tmp_path / "base.jsonl", dict.fromkeys(range(12), "no"))
+    with LocalTGI(by_length, model_id="judge", fault=full) as judge:
+        code, out, err = here(*options(tmp_path, prompts, model, baseline, judge.url))
+    assert code == 0 and "12 of 12" in out and "12 pairs had an answer too long for the judge" in out, err
+    taken = [tuple(map(len, shown(body))) for body in judge.chats]
+    assert sum(min(pair) == 2 and max(pair) < 6000 for pair in taken) == 24
+
+
+def test_a_file_of_pairs_has_the_names_of_both(prompts: str, tmp_path: Path, here: Run) -> None:
+    model = answers_file(tmp_path / "tuned.jsonl", dict.fromkeys(range(12), "yes yes"))
+    baseline = answers_file(tmp_path / "base.jsonl", dict.fromkeys(range(12), "no"))
+    with LocalTGI(by_length, model_id="judge") as judge:
+        assert here(*options(tmp_path, prompts, model, baseline, judge.url))[0] == 0
+        both = str(tmp_path / "results.pairs.jsonl")
+        code, out, err = here(*options(tmp_path, prompts, both, both, judge.url), "--output", tmp_path / "again.json")
+    assert code == 0 and "tuned against base, judged by judge" in out and len(judge.chats) == 24, err
+    assert "sampling" not in Results.load(tmp_path / "again.json").setup
+
+
 def test_answers_that_exist_by_a_judge_that_is_recorded(prompts: str, tmp_path: Path, here: Run) -> None:
     """No network at all; both files are one, with two models."""
     rows = [{"prompt": f"Question {n}?", "Answer1": "a b", "Answer2": "a"} for n in range(12)]
@@ -321,7 +352,7 @@ def test_nobody_is_paid_while_another_cannot_be_reached(prompts: str, tmp_path: 
     nobody = "http://127.0.0.1:9"
     with LocalTGI(long_answer) as model, LocalTGI(by_length, key="sesame") as locked:
         code, _, err = here(*options(tmp_path, prompts, model.url, model.url, nobody))
-        assert code == 1 and "No teacher answers at http://127.0.0.1:9" in err and "Start the server of the --judge" in err
+        assert code == 1 and "No judge answers at http://127.0.0.1:9" in err and "Start the server of the --judge" in err
         code, _, err = here(*options(tmp_path, prompts, model.url, model.url, locked.url))
         assert code == 1 and "Put the key of the --judge into SRT_HF_JUDGE_KEY" in err
         code, _, err = here(*options(tmp_path, prompts, model.url, nobody, model.url))
@@ -344,6 +375,17 @@ def test_keys_go_to_their_own_server(prompts: str, tmp_path: Path, here: Run, mo
     assert "key-of" not in (tmp_path / "results.json").read_text() + (tmp_path / "results.pairs.jsonl").read_text()
 
 
+def test_a_wrong_key_is_told_by_its_own_name(prompts: str, tmp_path: Path, here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    baseline = answers_file(tmp_path / "base.jsonl", dict.fromkeys(range(12), "no"))
+    with LocalTGI(long_answer) as server:
+        for side in ("JUDGE", "MODEL"):
+            monkeypatch.setenv(f"SRT_HF_{side}_KEY", "two\nlines")
+            code, _, err = here(*options(tmp_path, prompts, server.url, baseline, server.url))
+            complaint = f"The {side.lower()}'s key holds characters that no header takes. Check SRT_HF_{side}_KEY."
+            assert code == 2 and complaint in err and "teacher" not in err.lower()
+        assert not server.chats
+
+
 @pytest.mark.parametrize(
     ("changed", "code", "complaint"),
     [
@@ -354,7 +396,17 @@ def test_keys_go_to_their_own_server(prompts: str, tmp_path: Path, here: Run, mo
         ({"--model": "ftp://host"}, 2, "--model 'ftp://host' is no model."),
         ({"--model": "UNKNOWN"}, 1, "The file of answers"),
         ({"--template": "chatml"}, 2, "There is no template 'chatml'"),
-        ({"--max_tokens": "0"}, 2, "max_tokens is 0"),
+        ({"--max_tokens": "0"}, 2, "--max_tokens is 0"),
+        ({"--judge_max_tokens": "0"}, 2, "--judge_max_tokens is 0"),
+        ({"--judge": "no judge"}, 2, "'no judge' is no judge."),
+        ({"--judge": ""}, 2, "No judge is named with --judge."),
+        (
+            {"--baseline": "http://me:secret@host"},
+            2,
+            "The baseline's address holds a user name or password. Give the key apart (SRT_HF_BASELINE_KEY).",
+        ),
+        ({"--template": "chat", "--baseline": "MODEL"}, 2, "has no chat template"),
+        ({"--template": "alpaca", "--dtype": "float7"}, 2, "--dtype is 'float7'"),
         ({"--judge_extra_body": "[1]"}, 2, "--judge_extra_body is no JSON object"),
         ({"--compare": "UNKNOWN"}, 1, "holds no results of evaluate.py"),
         ({"--compare": "nowhere.json"}, 1, "nowhere.json cannot be read"),
@@ -370,6 +422,7 @@ def test_bad_input_is_one_clear_line(
     with LocalTGI(by_length) as judge:
         baseline = answers_file(tmp_path / "base.jsonl", dict.fromkeys(range(12), "no"))
         model = str(make_llama(tmp_path / "m")) if "--template" in changed else judge.url
+        changed = {name: value.replace("MODEL", model) for name, value in changed.items()}
         found, _, err = here(
             *options(tmp_path, prompts, model, baseline, judge.url), *(word for one in changed.items() for word in one)
         )

@@ -12,7 +12,9 @@ from srt_hf.evaluation.cards import check_card
 from srt_hf.evaluation.results import Metric, OutputArguments, Results, compare, model_index, write_card
 
 
-def results(score: float | None = 1.25, benchmark: str = "pairwise", judge: str = "j", name: str = "tuned") -> Results:
+def results(
+    score: float | None = 1.25, benchmark: str = "pairwise", judge: str = "j", name: str = "tuned", subject: str = ""
+) -> Results:
     return Results(
         benchmark,
         {"name": name, "revision": "abc"},
@@ -22,6 +24,7 @@ def results(score: float | None = 1.25, benchmark: str = "pairwise", judge: str 
         [["vicuna", "–" if score is None else f"{score}"]],
         ["tuned against base."],
         {"left_out": {}},
+        subject,
         command="python scripts/evaluate.py pairwise",
         created="2026-01-02T03:04:05+00:00",
     )
@@ -178,6 +181,20 @@ def test_names_of_strangers_are_words_on_a_card(tmp_path: Path) -> None:
     assert "<script>" not in text and "\n# c" not in text and "\\[a\\](" in text and "`'x' / <img>`" in text
     write_card(tmp_path, bad)
     assert text == (tmp_path / "README.md").read_text()
+
+
+def test_another_test_set_or_baseline_takes_no_table_away(tmp_path: Path) -> None:
+    subjects = ("vicuna against base", "koala against base", "vicuna against <b> --> other")
+    for score, subject in zip((1.1, 1.2, 1.3), subjects, strict=True):
+        write_card(tmp_path, results(score, subject=subject))
+    write_card(tmp_path, results(1.5, subject=subjects[0]))
+    text = (tmp_path / "README.md").read_text()
+    assert [text.count(f"| vicuna | {score} |") for score in (1.1, 1.2, 1.3, 1.5)] == [0, 1, 1, 1]
+    assert "## Evaluation: pairwise, koala against base" in text and "<b>" not in text.split("---", 2)[2]
+    for comment in text.split("<!--")[1:]:
+        assert comment.partition("-->")[0].strip().startswith(("srt_hf wrote this: pairwise", "End of srt_hf's pairwise"))
+    found = {one.metric_name: one.metric_value for one in ModelCard(text).data.eval_results or [] if "score" in one.metric_name}
+    assert found == {f"winning score ({subject})": value for subject, value in zip(subjects, (1.5, 1.2, 1.3), strict=True)}
 
 
 def test_files_of_runs_with_dots_in_their_names_are_several() -> None:

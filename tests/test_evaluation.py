@@ -126,6 +126,9 @@ def test_the_score_and_how_sure_it_is() -> None:
     assert low == pytest.approx(1 + mean - spread, abs=0.01) and high == pytest.approx(1 + mean + spread, abs=0.01)
     assert interval(150, 40, 28) == (low, high)  # the same again
     assert score(0, 0, 0) is None and interval(0, 0, 0) is None and score(0, 3, 0) == 1.0
+    for alike in ((20, 0, 0), (0, 20, 0), (0, 0, 20)):  # every resample is the same, which is not certainty
+        assert interval(*alike) is None
+    assert interval(19, 1, 0) is not None
 
 
 def test_the_sign_test_is_exact() -> None:
@@ -141,7 +144,7 @@ def test_what_was_not_judged_enters_no_number() -> None:
     line = summary([pair("win", 30, 10), pair("lose", 40, 10), pair("unparsable", 900, 900), pair("missing", None, 5)])
     assert (line["prompts"], line["judged"], line["score"]) == (4, 2, 1.0)
     assert line["left_out"] == {"unparsable": 1, "missing": 1}
-    assert line["longer_won"] == [1, 2] and line["model_words"] == {"median": 35, "mean": 35}
+    assert line["longer_won"] == [1, 2] and line["model_longer"] == [2, 2] and line["model_words"] == {"median": 35, "mean": 35}
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def test_answers_and_grades_are_fastchats_files_and_the_averages_follow(evaluate
         "second turn": 6.5,
         "words of an answer": pytest.approx(sum(len(t.split()) for r in rows for t in r["choices"][0]["turns"]) / 8),
     }
-    assert results.metrics[0].interval == (7.25, 7.25) and results.details["missing"] == {"no answer": {}, "no grade": {}}
+    assert results.metrics[0].interval is None  # all questions are graded alike, which is not certainty
+    assert re.search(r"^95 % +– +– +–$", out, re.M) and results.details["missing"] == {"no answer": {}, "no grade": {}}
     assert re.search(r"^math +7\.25 +8\.00 +6\.50$", out, re.M) and re.search(r"^all +7\.25 +8\.00 +6\.50$", out, re.M)
     assert SECRET not in Path("mt-bench.json").read_text()
 

@@ -18,7 +18,7 @@ import yaml
 from tiny_models import make_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from srt_hf.evaluation import openllm
+from srt_hf.evaluation import leaderboard
 from srt_hf.evaluation.results import Results
 
 Run = Callable[..., tuple[int, str, str]]
@@ -32,6 +32,7 @@ MULTIPLE_CHOICE = {
     "doc_to_choice": "choices",
 }
 QUESTIONS = 13
+FEW = 5  # of MMLU's second subject
 
 
 def metrics(*names: str) -> list[dict[str, Any]]:
@@ -69,17 +70,18 @@ def tasks(tmp_path: Path) -> Path:
     folder = tmp_path / "tasks"
     folder.mkdir()
     data = {}
-    for split, count in (("train", 40), ("test", QUESTIONS)):
+    for split, count in (("train", 40), ("test", QUESTIONS), ("few", FEW)):
         rows = [question(f"{split} {n}") for n in range(count)]
         data[split] = str(tmp_path / f"{split}.jsonl")
         Path(data[split]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    few = {"data_files": {"train": data["train"], "test": data.pop("few")}}
     common = {**MULTIPLE_CHOICE, "dataset_kwargs": {"data_files": data}, "metadata": {"version": 1.0}}
     own: dict[str, dict[str, Any]] = {
         "arc_challenge": {"metric_list": metrics("acc", "acc_norm")},
         "hellaswag": {"metric_list": metrics("acc", "acc_norm")},
         "truthfulqa_mc2": {"metric_list": metrics("acc"), "num_fewshot": 0},
         "mmlu_one": {"metric_list": metrics("acc")},
-        "mmlu_two": {"metric_list": metrics("acc")},
+        "mmlu_two": {"metric_list": metrics("acc"), "dataset_kwargs": few},
     }
     for name, config in own.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({"task": name, **common, **config}))
@@ -132,17 +134,23 @@ def test_the_papers_tasks_beside_the_papers_numbers(evaluate: Run, lm_eval: Any,
     assert code == 0, err
     results = Results.load("openllm.json")
     found = {(metric.dataset, metric.name): metric for metric in results.metrics}
-    own = [("arc_challenge", "acc_norm"), ("hellaswag", "acc_norm"), ("mmlu", "acc"), ("truthfulqa_mc2", "acc")]
-    assert list(found) == [("open_llm_leaderboard", "average"), *own]
+    names = ("arc_challenge", "acc_norm (%)"), ("hellaswag", "acc_norm (%)"), ("mmlu", "acc (%)"), ("truthfulqa_mc2", "acc (%)")
+    own = list(names)
+    assert list(found) == [("open_llm_leaderboard", "average (%)"), *own]
     values = [found[name].value for name in own]
-    assert all(value * QUESTIONS * 2 / 100 == pytest.approx(round(value * QUESTIONS * 2 / 100)) for value in values)
+    assert all(value * QUESTIONS * 10 / 100 == pytest.approx(round(value * QUESTIONS * 10 / 100)) for value in values)
     assert values[3] == pytest.approx(100 * right_share(model))
     assert results.metrics[0].value == pytest.approx(sum(values) / 4)
     measured = results.details["lm_eval"]
     assert {name: measured[name]["few_shot"] for name, _ in own} == dict(
         zip((name for name, _ in own), (25, 10, 5, 0), strict=True)
     )
-    assert measured["mmlu"]["questions"] == 2 * QUESTIONS
+    assert measured["mmlu"]["questions"] == QUESTIONS + FEW
+    # The plain mean of two tasks of unlike size, not the share of all questions.
+    parts = [measured["mmlu"]["results"][name] for name in ("mmlu_one", "mmlu_two")]
+    assert values[2] == pytest.approx(100 * sum(part["acc,none"] for part in parts) / 2)
+    error = 100 * math.hypot(*(part["acc_stderr,none"] for part in parts)) / 2
+    assert found[own[2]].interval == pytest.approx((values[2] - 1.96 * error, values[2] + 1.96 * error))
     row = measured["arc_challenge"]["results"]["arc_challenge"]
     assert values[0] == pytest.approx(100 * row["acc_norm,none"])
     error = 100 * row["acc_norm_stderr,none"]
@@ -161,7 +169,7 @@ def test_the_papers_tasks_beside_the_papers_numbers(evaluate: Run, lm_eval: Any,
 def test_the_papers_numbers_are_those_of_its_tables(shared: Path) -> None:
     lines = [line for line in (shared / "METHOD.md").read_text().splitlines() if line.startswith("| ")]
     rows = {cells[1].strip(): cells[3:8] for line in lines if len(cells := line.split("|")) == 9}
-    for name, values in openllm.PAPER.items():
+    for name, values in leaderboard.PAPER.items():
         assert [float(cell) for cell in rows["… 2 % (926 rows)" if name.endswith("2 %") else name]] == list(values)
 
 
@@ -201,12 +209,17 @@ def test_other_tasks_and_a_limit(evaluate: Run, lm_eval: Any, tasks: Path, model
     code, out, _ = evaluate(*given, "--output", "all.json")
     assert code == 0 and "paper" not in out and "Examples in the prompt: hellaswag 3." in out
     whole = Results.load("all.json")
-    assert [(metric.dataset, metric.name) for metric in whole.metrics] == [("hellaswag", "acc"), ("hellaswag", "acc_norm")]
+    assert [(metric.dataset, metric.name) for metric in whole.metrics] == [
+        ("hellaswag", "acc (%)"),
+        ("hellaswag", "acc_norm (%)"),
+    ]
+    row = whole.details["lm_eval"]["hellaswag"]["results"]["hellaswag"]
+    assert whole.metrics[0].value == pytest.approx(100 * row["acc,none"]) and "Percent where it says so" in out
     assert whole.details["lm_eval"]["hellaswag"]["few_shot"] == 3
     code, out, _ = evaluate(*given, "--limit", "2")
     assert code == 0 and "Only the first 2 questions of each task were asked: no numbers to compare with others." in out
     limited = Results.load("openllm.json")
-    assert [metric.name for metric in limited.metrics] == ["acc, first 2", "acc_norm, first 2"]
+    assert [metric.name for metric in limited.metrics] == ["acc (%), first 2", "acc_norm (%), first 2"]
     code, _, err = evaluate(*given, "--limit", "2", "--compare", "all.json")
     assert code == 1 and "cannot be compared, they differ in limit (nothing there, 2 here)" in error_line(err)
 
@@ -279,7 +292,7 @@ def test_lm_eval_knows_the_papers_tasks_by_these_names_and_metrics() -> None:
     """Of the installed lm-eval's own files: nothing is downloaded."""
     tasks = pytest.importorskip("lm_eval.tasks", reason="lm-eval is not installed (the extra [eval])", exc_type=ImportError)
     index = tasks.TaskManager().task_index
-    for task in openllm.PAPER_TASKS.values():
+    for task in leaderboard.PAPER_TASKS.values():
         config = index[task.name].cfg
         measured = config.get("metric_list") or config["aggregate_metric_list"]
         assert task.metric in [one["metric"] for one in measured]

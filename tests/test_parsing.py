@@ -374,6 +374,19 @@ def test_a_long_answer_is_no_refusal():
         ("<think>a</think>[New Answer]\n```\n<think>b</think>\n```", "[New Answer]\n```\n<think>b</think>\n```"),
         ("no tags \n", "no tags \n"),
         ("think > reasoning </ think>", "think > reasoning </ think>"),
+        ("<seed:think>8 1?</seed:think>3 8", "3 8"),
+        ("◁think▷a\n◁/think▷\n3 8", "3 8"),
+        (" [THINK]a[/THINK]\n[THINK]b[/THINK] 3 8", "3 8"),
+        ("[THINK]8 1", ""),
+        ("[THINK]a[/THINK]Write [THINK] … [/THINK].", "Write [THINK] … [/THINK]."),
+        ("Its mark is [THINK].\n[THINK] opens, [/THINK] closes. ", "Its mark is [THINK].\n[THINK] opens, [/THINK] closes. "),
+        ("a◁/think▷b ◁think▷", "a◁/think▷b ◁think▷"),
+        ("<|channel|>analysis<|message|>8 1?<|end|><|start|>assistant<|channel|>final<|message|>3 8<|return|>", "3 8"),
+        ("<|channel|>analysis 8 1?<|channel|>final<|message|>3 8", "3 8"),
+        ("<|start|>assistant<|channel|>final <|constrain|>json<|message|>{}", "{}"),
+        ("<|channel|>analysis<|message|>8 1", ""),
+        ("<|channel|>final<|message|>Write <|channel|>final<|message|>.", "Write <|channel|>final<|message|>."),
+        ("It writes <|channel|>analysis<|message|> first.", "It writes <|channel|>analysis<|message|> first."),
     ],
 )
 def test_strip_reasoning(text, reply):
@@ -383,6 +396,7 @@ def test_strip_reasoning(text, reply):
 def test_reasoning_at_the_start_of_a_section_never_reaches_the_pair():
     assert answer("<think>Hm.</think>\nSeven.") == "Seven."
     assert answer("<think>Hm.") == "EMPTY"
+    assert answer("<seed:think>Hm.</seed:think>\nSeven.") == "Seven." and answer("[THINK]Hm.") == "EMPTY"
 
 
 # --- Editing voice -------------------------------------------------------------------------------------------------------
@@ -541,6 +555,10 @@ HOSTILE = {
     "blank tags": "[ \t" * 10 * N,
     "thoughts": "<think>" * 10 * N,
     "nested thoughts": "<think>" * 5 * N + "</think>" * 5 * N,
+    "other thoughts": "[THINK]" * 10 * N,
+    "thought after thought": "[THINK][/THINK]\n" * 5 * N,
+    "blanks before no thought": " " * 50 * N + "[THIN",
+    "channels": "<|channel|>final " * 5 * N,
     "open fences": "[Better Answer]\n" + "```x\n" * 10 * N,
     "fences": "[Better Answer]\n" + "```\n[End]\n" * 5 * N,
     "fence of blanks": "[Better Answer]\n" + "``` a" + " " * 50 * N + "`",

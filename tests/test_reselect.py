@@ -148,7 +148,7 @@ def test_the_authors_ready_scores(tmp_path: Path) -> None:
     assert chosen.report.student["student"] == "meta-llama/Llama-2-7b-hf" and chosen.report.student["passes"] == 0
     chosen.save_to_disk(tmp_path / "out")
     assert "`meta-llama/Llama-2-7b-hf`" in (tmp_path / "out" / "README.md").read_text()
-    with pytest.raises(DataError, match="has not the splits of"):
+    with pytest.raises(DataError, match="Llama-scores"):
         load_candidates(rows, scores=str(tmp_path / "out"), student="Llama")
     with pytest.raises(ConfigError, match="need the name of the student"):
         load_candidates(rows, scores=measured)
@@ -166,8 +166,10 @@ def test_the_scores_of_an_earlier_run_serve_another_rule(runs: Any, students: di
     assert again.report.student == {**runs["one"].report.student, "passes": 0}
     assert decisions(reselect(table, selector=Selector(rule="all", keep="all"))) != decisions(again)
     runs["two"].save_to_disk(tmp_path / "two")
-    with pytest.raises(DataError, match="has a config `candidates`"):
+    with pytest.raises(DataError, match="The scores of --student absent would be its config absent-scores"):
         load_candidates(str(tmp_path / "two"), scores=str(tmp_path / "two"), student="absent")
+    few = load_candidates(str(tmp_path / "out"), scores=str(tmp_path / "out"), student=students["one"].model, limit=4)
+    assert few["id"][:] == table["id"][:4] and few["scores"][:] == table["scores"][:4]
 
 
 def test_where_candidates_come_from_goes_with_them(runs: Any, students: dict[str, Student], tmp_path: Path) -> None:

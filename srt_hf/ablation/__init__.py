@@ -131,7 +131,7 @@ def ablate(
         "versions": recycled.report.versions,
         "made": recycled.report.made,
     }
-    return Ablation([everything[name] for name in names], report, None if never_asked else full)
+    return Ablation([everything[name] for name in names], report, recycled.scores, None if never_asked else full)
 
 
 def choose_arms(names: Collection[str] | None) -> list[str]:

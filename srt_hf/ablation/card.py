@@ -1,11 +1,14 @@
-"""The card of an ablation: its report in, Markdown out. No network; what is unknown stays unknown."""
+"""The card of an ablation: its report in, Markdown out, with what people wrote on it before. No network; what is unknown stays
+unknown.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from srt_hf.card import block, citation, inline
+from srt_hf.card import block, citation, config_names, inline
+from srt_hf.handwritten import Earlier, own_part, seal
 from srt_hf.report import rounding_words
 from srt_hf.schema import ABLATION_TAG, REPO_TAG
 
@@ -45,12 +48,19 @@ def lines(report: Mapping[str, Any]) -> list[list[str]]:
     return found
 
 
-def render(report: Mapping[str, Any], repo_id: str, there: Mapping[str, Any]) -> str:
-    """The card with the Hub's YAML header. there: the header of the card that is there already, whose licence, language, name and
-    further tags stay."""
+_COLUMNS = (
+    "Every arm: `id`; the pair, `instruction`, `input` and `output`; `origin`, what the teacher rewrote in it (`original`: "
+    "nothing); `reason`, why the row is in the arm; `ifd` and `r_ifd`, the student's scores of the pair; `original_*`, the "
+    "source's pair and its scores; `flags`, what the text of the pair shows by itself."
+)
+
+
+def render(report: Mapping[str, Any], repo_id: str, earlier: Earlier) -> str:
+    """The card with the Hub's YAML header. earlier: the card that is there already, of which people's own part, licence,
+    language, name and further tags stay."""
     from huggingface_hub import DatasetCardData
 
-    provenance = report["provenance"]
+    provenance, there = report["provenance"], earlier.header
     title = repo_id.rstrip("/").rpartition("/")[2]
     tags = [REPO_TAG, ABLATION_TAG, "instruction-tuning", "synthetic", "selective-reflection-tuning"]
     header = {
@@ -60,43 +70,71 @@ def render(report: Mapping[str, Any], repo_id: str, there: Mapping[str, Any]) ->
         "language": there.get("language") or provenance["language"],
         "source_datasets": [provenance["source"]] if provenance["source_is_hub"] else there.get("source_datasets"),
         "task_categories": ["text-generation"],
-        "configs": [_config(name) for name, of in report["arms"].items() if of["rows"]],
+        "configs": [_config(name) for name in (*_with_rows(report), _scores(report))],
         "tags": [*tags, *(tag for tag in there.get("tags") or [] if tag not in tags)],
     }
-    return f"---\n{DatasetCardData(**header).to_yaml()}\n---\n\n{_body(report, title, repo_id)}\n"
+    return seal(f"---\n{DatasetCardData(**header).to_yaml()}\n---\n\n{_body(report, title, repo_id, earlier.own)}\n")
+
+
+def _with_rows(report: Mapping[str, Any]) -> list[str]:
+    return [name for name, of in report["arms"].items() if of["rows"]]
+
+
+def _scores(report: Mapping[str, Any]) -> str:
+    """The config of the student's scores."""
+    return config_names(report["student"]["student"])[2]
 
 
 def _config(name: str) -> dict[str, Any]:
     return {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/*.parquet"}]}
 
 
-def _body(report: Mapping[str, Any], title: str, repo_id: str) -> str:
-    arms = report["arms"]
-    example = next((name for name, of in arms.items() if of["rows"]), "full")
-    meanings = [f"- `{name}`: {_WORDS[name]}" for name in arms if name in _WORDS]
-    if any(name not in _WORDS for name in arms):
-        meanings.append("- `top-N`: the N % of `full` with the highest IFD")
+def _body(report: Mapping[str, Any], title: str, repo_id: str, own: str) -> str:
+    """Below the header. The sections of the second level are such as `handwritten` knows for the tool's."""
     command = report["provenance"]["command"]
     parts = [
         f"# {inline(title)}",
         "The arms of an ablation of [Selective Reflection-Tuning](https://huggingface.co/papers/2402.10110), each a config of "
         "flat rows that is ready for SFT. All are made of the same candidates with the same scores of one student.",
-        block(
-            f'load_dataset("{repo_id}", "{example}", split="train")\n'
-            f"python scripts/train_sft.py --dataset {repo_id} --dataset_config {example} --output_dir {example}"
-        ),
+        own_part(own),
+        *_use(report, repo_id),
+        f"## Selected for {inline(report['student']['student'])}",
         _table(["", ""], _facts(report)),
-        "## Arms",
+        "### Arms",
         _table(HEAD, [[f"`{name}`", *cells] for name, *cells in lines(report)]),
         _LEGEND,
-        "\n".join(meanings),
+        _meanings(report),
         _KEPT,
-        "## How it was made",
+        "### How it was made",
         block(command) if command else "From Python, with `srt_hf.ablation.ablate`.",
+        "## Columns",
+        _COLUMNS,
+        f"Config `{_scores(report)}`, every row of the candidates: `id`, `scores` (parallel to the row's candidates), "
+        "`scored_by`, and the decision of `full` with its `flags`. With it scripts/ablate.py --scores makes further arms without "
+        "a model.",
         "## Citation",
         f"```bibtex\n{citation()}\n```",
     ]
     return "\n\n".join(parts)
+
+
+def _use(report: Mapping[str, Any], repo_id: str) -> list[str]:
+    """How to load an arm and train on it; nothing where none has a row."""
+    names = _with_rows(report)
+    if not names:
+        return []
+    python = f'load_dataset("{repo_id}", "{names[0]}", split="train")'
+    train = f"python scripts/train_sft.py --dataset {repo_id} --dataset_config {names[0]} --output_dir {names[0]}"
+    return ["## Use it", block(f"{python}\n{train}")]
+
+
+def _meanings(report: Mapping[str, Any]) -> str:
+    """What each arm is, as a list."""
+    arms = report["arms"]
+    meanings = [f"- `{name}`: {_WORDS[name]}" for name in arms if name in _WORDS]
+    if any(name not in _WORDS for name in arms):
+        meanings.append("- `top-N`: the N % of `full` with the highest IFD")
+    return "\n".join(meanings)
 
 
 def _facts(report: Mapping[str, Any]) -> list[list[str]]:

@@ -1,10 +1,13 @@
-"""What an ablation results in: a config for each arm, a card with the table of all, a report; in a folder or on the Hub."""
+"""What an ablation results in: a config for each arm, the student's scores, a card with the table of all arms, a report; in a
+folder or on the Hub.
+"""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,10 +53,12 @@ class Arm:
 
 
 class Ablation:
-    """The result of `ablate`. arms: in order. report: the run as JSON; `report["arms"]` has each arm's figures."""
+    """The result of `ablate`. arms: in order. report: the run as JSON; `report["arms"]` has each arm's figures. scores: those of
+    every row (schema.SCORES_COLUMNS), with the decision of `full`."""
 
-    def __init__(self, arms: Sequence[Arm], report: dict[str, Any], full: Arm | None) -> None:
+    def __init__(self, arms: Sequence[Arm], report: dict[str, Any], scores: Dataset, full: Arm | None) -> None:
         self.arms = list(arms)
+        self.scores = scores
         self.report = {**report, "arms": {arm.name: arm.figures(full) for arm in arms}}
 
     @property
@@ -62,8 +67,8 @@ class Ablation:
         return [arm for arm in self.arms if len(arm.rows)]
 
     @property
-    def slug(self) -> str:
-        return config_names(self.report["student"]["student"])[1]
+    def student(self) -> str:
+        return str(self.report["student"]["student"])
 
     def table(self) -> str:
         """All arms, one a line."""
@@ -77,10 +82,11 @@ class Ablation:
         provenance: Provenance | None = None,
         existing: hub.Existing | None = None,
     ) -> None:
-        """Write exactly the Hub repo's folder: the card, one folder of Parquet files an arm, `reports/<student>/report.json`.
+        """Write exactly the Hub repo's folder: the card, one folder of Parquet files an arm, `<student>-scores`, from which
+        `load_candidates(scores=...)` takes them for further arms, and `reports/<student>/report.json`.
 
-        An earlier result in the folder, if its tables are others, is moved aside. Raises ConfigError where the folder cannot be
-        written or holds other things.
+        existing: what the repo holds, whose people's own part of the card goes on this one. An earlier result in the folder, if
+        its tables are others, is moved aside. Raises ConfigError where the folder cannot be written or holds other things.
         """
         target = Path(folder).resolve()
         hub.check_folder(target)
@@ -89,11 +95,12 @@ class Ablation:
             new = Path(fresh)
             for arm in self.kept:
                 hub.write_table(arm.rows, new / arm.name)
-            place = new / report_folder(report["student"]["student"])
+            hub.write_table(self.scores, new / config_names(self.student)[2])
+            place = new / report_folder(self.student)
             place.mkdir(parents=True)
             write_json(place / "report.json", report)
-            header = read(existing.card).header if existing else {}
-            (new / "README.md").write_text(render(report, repo_id or target.name, header), encoding="utf-8")
+            earlier = read(existing.card if existing else "")
+            (new / "README.md").write_text(render(report, repo_id or target.name, earlier), encoding="utf-8")
             hub.replace_result(target, new)
 
     def push_to_hub(
@@ -106,41 +113,59 @@ class Ablation:
         overwrite: bool = False,
         provenance: Provenance | None = None,
     ) -> str:
-        """Push all arms, card and report in one commit, tagged with student and date, and return the commit's URL.
+        """Push all arms, the scores, card and report in one commit, tagged with student and date, and return the commit's URL.
 
-        An earlier push's arms go: the repo is what the folder is. Raises HubError as `check_repo` does, where no arm has rows,
-        and for somebody else's commit at the same moment.
+        The repo is then what the folder is, but for what people wrote on the card. Raises HubError as `check_repo` does, where
+        no arm has rows, and for somebody else's commit at the same moment.
         """
         if not self.kept:
             raise HubError("No arm has a row, so there is nothing to push.")
         where: dict[str, Any] = {"private": private, "create_pr": create_pr, "revision": revision}
-        existing = check_repo(repo_id, self.slug, **where, overwrite=overwrite)
+        existing = check_repo(repo_id, self.student, [arm.name for arm in self.arms], **where, overwrite=overwrite)
+        if read(existing.card).edited:
+            warnings.warn(
+                f"The card of {repo_id} was edited where this tool writes it anew; those edits stay in the repo's history, at "
+                f"{existing.commit}.",
+                stacklevel=2,
+            )
         with tempfile.TemporaryDirectory() as folder:
             self.save_to_disk(folder, repo_id=repo_id, provenance=provenance, existing=existing)
             return hub.push_folder(
                 Path(folder),
                 repo_id,
-                message=f"{len(self.kept)} arms of an ablation for {self.report['student']['student']}",
-                tag=f"{self.slug}-ablation-{self.report['made']}",
+                message=f"{len(self.kept)} arms of an ablation for {self.student}",
+                tag=f"{config_names(self.student)[1]}-ablation-{self.report['made']}",
                 parent_commit=existing.commit,
                 overwrite=True,
                 **where,
             )
 
 
-def check_repo(repo_id: str, slug: str, *, overwrite: bool = False, **where: Any) -> hub.Existing:
-    """Make sure, before anything is computed, that a student's arms may go to `repo_id`. slug: `config_names(student)[1]`.
+def check_repo(repo_id: str, student: str, arms: Collection[str], *, overwrite: bool = False, **where: Any) -> hub.Existing:
+    """Make sure, before anything is computed, that these arms of a student may go to `repo_id`.
 
-    Raises HubError as `hub.check_target` does, and for a repo of this tool that holds something else than this student's arms.
+    Raises HubError as `hub.check_target` does, and unless `overwrite` for a repo of this tool that holds something else than
+    this student's arms, or configs besides these, which would be lost: the arms of two runs need not be of the same candidates.
     """
     existing = hub.check_target(repo_id, overwrite=overwrite, **where)
-    if existing.card and not overwrite and ABLATION_TAG not in (read(existing.card).header.get("tags") or []):
+    if not existing.card or overwrite:
+        return existing
+    header = read(existing.card).header
+    if ABLATION_TAG not in (header.get("tags") or []):
         raise HubError(
             f"{repo_id} holds a recycled dataset, which the arms would replace.", "Name another repo, or pass --overwrite."
         )
+    _, slug, scores = config_names(student)
     others = sorted({path.parent.name for path in existing.reports} - {slug})
     if others:
         raise HubError(f"{repo_id} holds the arms of {', '.join(others)}.", "Name another repo, or pass --overwrite.")
+    there = [str(config.get("config_name")) for config in header.get("configs") or []]
+    gone = [name for name in there if name not in (*arms, scores)]
+    if gone:
+        raise HubError(
+            f"{repo_id} also has {', '.join(gone)}, which this push would remove.",
+            "Name them with --arms too (--scores with the same repo spares the student), or pass --overwrite.",
+        )
     return existing
 
 

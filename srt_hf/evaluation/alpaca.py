@@ -82,7 +82,7 @@ def main(alpaca: AlpacaArguments, models: ModelArguments, servers: ServerArgumen
     setup = {
         "references": digest([[row["instruction"], row["output"]] for row in references]),
         "annotator": _about_annotator(alpaca.annotator),
-        "sampling": {name: getattr(models, name) for name in ("max_tokens", "temperature", "seed")},
+        **models.sampling(about),
     }
     output.check("alpaca-eval", setup)
     questions = [Question(f"alpaca_eval/{n}", row["instruction"]) for n, row in enumerate(references)]
@@ -94,7 +94,8 @@ def main(alpaca: AlpacaArguments, models: ModelArguments, servers: ServerArgumen
     command = _command(alpaca, folder, whole)
     if shutil.which(alpaca.alpaca_eval) is None:
         print(
-            f"{len(rows)} answers are in {folder / 'outputs.json'}. {alpaca.alpaca_eval} is not installed, so nobody judged them."
+            f"{len(rows)} answers are in {folder / 'outputs.json'}. {alpaca.alpaca_eval} is not installed, so nobody judged them "
+            "and no results are written."
         )
         print(f"Give the same command where it is (pip install alpaca-eval), or run it yourself:\n\n{shlex.join(command)}")
         return 0
@@ -240,6 +241,7 @@ def _results(
             *([f"paper: {name}", *cells, str(_WHOLE) if cells[0] != "–" else "–"] for name, cells in paper.items()),
         ],
         notes=_notes(setup["annotator"]["name"], answers, judged),
+        subject=f"{Path(alpaca.references).stem}, {setup['annotator']['name']}",
         details={
             "leaderboard": dict(found),
             "no_answer": count(answer.error for answer in answers if answer.error),

@@ -10,7 +10,7 @@ Read are the layouts that answers are published in:
 | {"question_id": 1, "choices": [{"turns": ["…"]}]}, {"question_id": 1, "answer_id": "…", "text": "…"} | FastChat |
 | {"id": "…", "answer": "…"}, also response, output, completion, prediction, generated_text | many |
 | {"messages": [{"role": "user", …}, {"role": "assistant", …}]} | chat logs |
-| {"id": "vicuna/1", "model_answer": "…", "baseline_answer": "…"} | `evaluate.py pairwise` itself |
+| {"id": "vicuna/1", "model_answer": "…", "baseline_answer": "…", "model": "…", "baseline": "…"} | `evaluate.py pairwise` itself |
 """
 
 from __future__ import annotations
@@ -50,9 +50,12 @@ class Recorded(Answerer):
             )
 
     def about(self) -> dict[str, Any]:
-        writers = {row[key] for row in self._rows for key in _WRITERS if isinstance(row.get(key), str)}
+        writers = {row[key] for row in self._rows for key in self._name_keys(row) if isinstance(row.get(key), str)}
         name = writers.pop() if len(writers) == 1 else self._path.stem
         return {"name": name, "revision": digest([_answer(row, self._side) for row in self._rows]), "how": "file"}
+
+    def _name_keys(self, row: dict[str, Any]) -> tuple[str, ...]:
+        return (self._side,) if _holds_two(row) else _WRITERS  # rows of two models name each by its side
 
     def answer(self, questions: Sequence[Question]) -> dict[str, Answer]:
         """The answers that the file has to these questions. Raises DataError where it has none at all, or two to one."""
@@ -108,9 +111,13 @@ class Recorded(Answerer):
         return fits
 
 
+def _holds_two(row: dict[str, Any]) -> bool:
+    return any(key in row for keys in _SIDES.values() for key in keys)
+
+
 def _answer(row: dict[str, Any], side: str) -> str | None:
     """The row's answer; None where it has none."""
-    if any(key in row for keys in _SIDES.values() for key in keys):
+    if _holds_two(row):
         found: Any = next((row[key] for key in _SIDES[side] if key in row), None)
     elif key := next((key for key in _TEXTS if isinstance(row.get(key), str)), None):
         found = row[key]

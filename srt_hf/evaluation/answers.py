@@ -14,14 +14,14 @@ import os
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from srt_hf.cli import masked, option
-from srt_hf.errors import ConfigError, RequestFailed, TeacherAuthError, TeacherUnreachable
+from srt_hf.errors import ConfigError, RequestFailed, TeacherAuthError, TeacherError, TeacherUnreachable
 from srt_hf.evaluation.sets import Question
 from srt_hf.parsing import strip_reasoning
 from srt_hf.prompts import TEMPLATE_NAMES
@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 _NAMED = "Give http://HOST:PORT, a Hub model id, a folder, or a file of answers."
+_NAME_OPTIONS = {"model": "model_name", "baseline": "baseline_name", "judge": "judge_model"}
 _URL = ("http://", "https://", "tgi+http://", "tgi+https://")
 
 
@@ -115,6 +116,12 @@ class ModelArguments:
             return Local(model, revision, template, self, servers.journal)
         raise ConfigError(f"--{side} {model!r} is no model.", _NAMED)
 
+    def sampling(self, *abouts: Mapping[str, Any]) -> dict[str, Any]:
+        """How answers are drawn, for the setup of a run of these `Answerer.about`; nothing where all answers exist in files."""
+        if all(about["how"] == "file" for about in abouts):
+            return {}
+        return {"sampling": {name: getattr(self, name) for name in ("max_tokens", "temperature", "seed")}}
+
 
 @dataclass
 class JudgeArguments:
@@ -131,9 +138,14 @@ class JudgeArguments:
 
     def make(self, servers: ServerArguments) -> Teacher:
         """The judge, not asked yet. Raises ConfigError."""
+        if not self.judge:
+            raise ConfigError(
+                "No judge is named with --judge.", "Give http://HOST:PORT, a Hub model id, local:MODEL or replay:FILE."
+            )
         own = {name: getattr(self, f"judge_{name}") for name in ("provider", "temperature", "top_p", "seed", "max_tokens")}
         key, further = os.environ.get("SRT_HF_JUDGE_KEY"), _object(self.judge_extra_body)
-        return Teacher(self.judge, model=self.judge_model, key=key, extra_body=further, **own, **vars(servers))
+        with told_as("judge"):
+            return Teacher(self.judge, model=self.judge_model, key=key, extra_body=further, **own, **vars(servers))
 
     def about(self, judge: Teacher) -> dict[str, Any]:
         """Who judges and how it is asked, for a results file. Raises TeacherUnreachable or TeacherAuthError: call it first."""
@@ -159,7 +171,8 @@ class Served(Answerer):
     def __init__(self, side: str, url: str, name: str | None, asked: ModelArguments, servers: ServerArguments) -> None:
         key = os.environ.get(f"SRT_HF_{side.upper()}_KEY")
         self._asked = {name: getattr(asked, name) for name in ("max_tokens", "temperature", "seed")}
-        self._teacher = Teacher(url, model=name, key=key, **self._asked, **vars(servers))
+        with told_as(side):
+            self._teacher = Teacher(url, model=name, key=key, **self._asked, **vars(servers))
         self._side = side
 
     def about(self) -> dict[str, Any]:
@@ -204,14 +217,32 @@ def _identity(teacher: Teacher) -> dict[str, Any]:
 
 @contextmanager
 def told_as(side: str) -> Iterator[None]:
-    """A teacher's errors with the cure that fits the option --`side`, which named it."""
+    """A teacher's errors in the words, and with the cure, that fit the option --`side`, which named it."""
     try:
         yield
+    except RequestFailed:  # of one request, which stops nothing
+        raise
     except TeacherAuthError as error:
-        raise TeacherAuthError(error.message, f"Put the key of the --{side} into SRT_HF_{side.upper()}_KEY.") from error
+        cure = f"Put the key of the --{side} into SRT_HF_{side.upper()}_KEY."
+        raise TeacherAuthError(_reworded(error.message, side), cure) from error
     except TeacherUnreachable as error:
         cure = f"Start the server of the --{side}. What was answered so far is kept; the same command goes on from there."
-        raise TeacherUnreachable(error.message, cure) from error
+        raise TeacherUnreachable(_reworded(error.message, side), cure) from error
+    except (TeacherError, ConfigError) as error:
+        raise type(error)(_reworded(error.message, side), _reworded(error.hint, side)) from error
+
+
+def _reworded(text: str, side: str) -> str:
+    """A sentence about a teacher and its options as one about the --`side` and its own; names and addresses stay.
+
+    >>> _reworded("max_tokens is 0.", "judge"), _reworded("No teacher answers at http://teacher:80.", "baseline")
+    ('--judge_max_tokens is 0.', 'No baseline answers at http://teacher:80.')
+    """
+    text = text.replace("SRT_HF_TEACHER_KEY", f"SRT_HF_{side.upper()}_KEY").replace("teacher_model", f"--{_NAME_OPTIONS[side]}")
+    own = "judge_" if side == "judge" else ""
+    text = re.sub(r"(?:^|(?<=\())(?:--)?(max_tokens|temperature|top_p)\b", rf"--{own}\1", text)
+    text = re.sub(r"^(timeout|outage)\b", r"--\1", text)
+    return re.sub(r"(?:(?<=^The )|(?<=^No )|(?<=[Aa] )|(?<= no )|(?<=local: ))teacher(?=['\s.])", side, text)
 
 
 def ask_all(teacher: Teacher, work: Sequence[Coroutine[Any, Any, Any]], description: str) -> list[Any]:

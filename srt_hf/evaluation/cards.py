@@ -6,6 +6,7 @@ Only what stands between this tool's two comments, and this tool's own entries o
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from srt_hf.errors import ConfigError, DataError
 from srt_hf.evaluation.files import write_whole
 
 if TYPE_CHECKING:
-    from srt_hf.evaluation.results import Results
+    from srt_hf.evaluation.results import Metric, Results
 
 _HEADER = re.compile(r"\A(---[ \t]*\r?\n)(.*?)(^---[ \t]*(?:\r?\n|\Z))", re.DOTALL | re.MULTILINE)
 _INDEX = re.compile(r"^model-index:.*?(?=^[^\s-]|\Z)", re.DOTALL | re.MULTILINE)
@@ -30,13 +31,20 @@ def model_index(results: Results) -> list[Any]:
             dataset_type=metric.dataset,
             dataset_name=metric.dataset,
             metric_type=_type(results.benchmark, metric.name),
-            metric_name=metric.name,
+            metric_name=f"{metric.name} ({results.subject})" if results.subject else metric.name,
             metric_value=round(metric.value, 6),
-            metric_args={"interval_95": [round(end, 6) for end in metric.interval]} if metric.interval else None,
+            metric_args=_args(results.subject, metric) or None,
         )
         for metric in results.metrics
         if metric.value is not None
     ]
+
+
+def _args(subject: str, metric: Metric) -> dict[str, Any]:
+    return {
+        **({"subject": subject} if subject else {}),
+        **({"interval_95": [round(end, 6) for end in metric.interval]} if metric.interval else {}),
+    }
 
 
 def _type(benchmark: str, name: str) -> str:
@@ -51,21 +59,21 @@ def check_card(folder: Path) -> None:
 
     path = folder / "README.md"
     probe = EvalResult("text-generation", dataset_type="any", dataset_name="any", metric_type="any", metric_value=0)
-    _header_with([probe], "", _read(path), path)
+    _header_with([probe], "", "", _read(path), path)
 
 
 def write_card(folder: str | Path, results: Results) -> Path:
     """Put the numbers on the model card README.md in `folder`: a table between two comments, and `model-index` in the metadata.
 
-    Results of the same benchmark replace earlier ones. Entries of others in `model-index` keep their content, and whatever else
-    stands there stays as it is, byte for byte. Raises DataError where the metadata that is there cannot be read.
+    Results of the same benchmark and subject replace earlier ones. Entries of others in `model-index` keep their content, and
+    whatever else stands there stays as it is, byte for byte. Raises DataError where the metadata that is there cannot be read.
     """
     path = Path(folder) / "README.md"
     text = _read(path) or f"---\n---\n\n# {Path(folder).resolve().name}\n"
     end = "\r\n" if "\r\n" in text else "\n"
-    header = _header_with(model_index(results), results.benchmark, text, path)
+    header = _header_with(model_index(results), results.benchmark, results.subject, text, path)
     body = _section(results).replace("\n", end)
-    begins, ends = _marks(results.benchmark)
+    begins, ends = _marks(results)
     old = re.search(rf"{re.escape(begins)}.*?{re.escape(ends)}", text, re.DOTALL)
     text = text[: old.start()] + body + text[old.end() :] if old else text.rstrip() + end * 2 + body + end
     match = _HEADER.match(text)
@@ -105,14 +113,14 @@ def _index(text: str, path: Path) -> list[dict[str, Any]]:
     return index
 
 
-def _header_with(numbers: list[Any], benchmark: str, text: str, path: Path) -> str:
-    """The card's metadata as text, with these `EvalResult`s in place of this benchmark's earlier ones."""
+def _header_with(numbers: list[Any], benchmark: str, subject: str, text: str, path: Path) -> str:
+    """The card's metadata as text, with these `EvalResult`s in place of earlier ones of this benchmark and subject."""
     import yaml
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
     index = _index(text, path) or [{"name": path.parent.resolve().name, "results": []}]
     for model in index:
-        model["results"] = [kept for result in model["results"] if (kept := _without(result, benchmark))]
+        model["results"] = [kept for result in model["results"] if (kept := _without(result, benchmark, subject))]
     [new] = eval_results_to_model_index("model", numbers) or [{"results": []}]
     index[0]["results"] += new["results"]
     written = yaml.safe_dump({"model-index": index}, sort_keys=False, allow_unicode=True)
@@ -135,27 +143,46 @@ def _differs_by(index: list[dict[str, Any]], before: str, after: str) -> bool:
     return new == {**old, "model-index": index}
 
 
-def _without(result: Any, benchmark: str) -> Any:
-    """A result without this benchmark's metrics; None where nothing is left."""
+def _without(result: Any, benchmark: str, subject: str) -> Any:
+    """A result without this benchmark's metrics of this subject; None where nothing is left."""
     metrics = result.get("metrics") if isinstance(result, dict) else None
     if not isinstance(metrics, list):
         return result
-    kept = [metric for metric in metrics if not str(metric.get("type", "")).startswith(f"{_type(benchmark, '')}_")]
+    kept = [metric for metric in metrics if not _is_of(metric, benchmark, subject)]
     return {**result, "metrics": kept} if kept else None
 
 
-def _marks(benchmark: str) -> tuple[str, str]:
-    return f"<!-- srt_hf wrote this: {benchmark} -->", f"<!-- End of srt_hf's {benchmark}. -->"
+def _is_of(metric: Mapping[str, Any], benchmark: str, subject: str) -> bool:
+    own = str(metric.get("type", "")).startswith(f"{_type(benchmark, '')}_")
+    return own and (metric.get("args") or {}).get("subject", "") == subject
+
+
+def _marks(results: Results) -> tuple[str, str]:
+    name = _name(results, ": ")
+    name = re.sub(r"[^\w.,:/ ]+", "_", name)  # nothing that could end a comment
+    return f"<!-- srt_hf wrote this: {name} -->", f"<!-- End of srt_hf's {name}. -->"
+
+
+def _name(results: Results, separator: str) -> str:
+    return f"{results.benchmark}{separator}{results.subject}" if results.subject else results.benchmark
 
 
 def _section(results: Results) -> str:
     """The numbers as Markdown, between the two comments by which a later run finds them."""
-    begins, ends = _marks(results.benchmark)
+    begins, ends = _marks(results)
     rows = [results.head, ["---"] * len(results.head), *results.lines]
     table = ["| " + " | ".join(map(_plain, row)) + " |" for row in rows]
     how = f"Measured {results.created[:10]} for {inline(results.model.get('name'))} with `evaluate.py {results.benchmark}`."
     notes = [_plain(" ".join(results.notes))] if results.notes else []
-    parts = [begins, f"## Evaluation: {results.benchmark}", "\n".join(table), *notes, how, block(results.command), ends]
+    parts = [
+        begins,
+        f"## Evaluation: {_plain(_name(results, ', '))}",
+        "\n".join(table),
+        *notes,
+        how,
+        block(results.command),
+        ends,
+    ]
     return "\n\n".join(parts)
 
 

@@ -25,12 +25,13 @@ def score(wins: int, ties: int, losses: int) -> float | None:
 
 
 def interval(wins: int, ties: int, losses: int, seed: int = 0) -> tuple[float, float] | None:
-    """95 % bootstrap interval of the score over prompts (percentiles of 10,000 resamples). None where nothing was judged.
+    """95 % bootstrap interval of the score over prompts (percentiles of 10,000 resamples). None where nothing was judged, or all
+    prompts have one outcome: then every resample is the same, which says nothing of how sure it is.
 
     Resampling prompts that each won, tied or lost is one multinomial draw of the three counts.
     """
     judged = wins + ties + losses
-    if not judged:
+    if judged == max(wins, ties, losses):
         return None
     shares = np.array([wins, ties, losses]) / judged
     drawn = np.random.default_rng(seed).multinomial(judged, shares, size=_RESAMPLES)  # (resamples, 3)
@@ -53,12 +54,14 @@ def summary(pairs: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any]
     """One line of the result, of rows with `outcome` and, where there are both answers, `model_words` and `baseline_words`.
 
     Whatever outcome is none of win, tie, lose is counted under `left_out` by its name, and enters no other number.
-    longer_won: of the decided pairs, how many went to the longer answer, and of how many whose lengths differ.
+    longer_won: of the decided pairs, how many went to the longer answer, and of how many whose lengths differ. model_longer: of
+    the judged pairs, in how many the model's answer is the longer one, and of how many whose lengths differ.
     """
     judged = [pair for pair in pairs if pair["outcome"] in JUDGED]
     counts = {name: sum(pair["outcome"] == name for pair in judged) for name in JUDGED}
     wins, ties, losses = counts.values()
-    decided = [pair for pair in judged if pair["outcome"] != "tie" and pair["model_words"] != pair["baseline_words"]]
+    uneven = [pair for pair in judged if pair["model_words"] != pair["baseline_words"]]
+    decided = [pair for pair in uneven if pair["outcome"] != "tie"]
     longer = sum((pair["model_words"] > pair["baseline_words"]) == (pair["outcome"] == "win") for pair in decided)
     return {
         "prompts": len(pairs),
@@ -70,6 +73,7 @@ def summary(pairs: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any]
         "model_words": spread(pair["model_words"] for pair in judged),
         "baseline_words": spread(pair["baseline_words"] for pair in judged),
         "longer_won": [longer, len(decided)],
+        "model_longer": [sum(pair["model_words"] > pair["baseline_words"] for pair in uneven), len(uneven)],
         "left_out": count(pair["outcome"] for pair in pairs if pair["outcome"] not in JUDGED),
     }
 

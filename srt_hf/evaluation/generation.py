@@ -1,14 +1,16 @@
 """A model that answers in this process, with transformers: batches of equal length, each answer in the journal before the next
 batch begins.
 
-Greedy answers of a 16-bit model can depend on their neighbours in a batch, in the last bit and then in a word; `--batch_size 1`
-rules that out.
+Answers of a 16-bit model can depend on their neighbours in a batch, in the last bit and then in a word; `--batch_size 1` rules
+that out. Sampled answers do not depend on them otherwise: with --seed each question has random numbers of its own, so that a run
+that was stopped ends as one that was not.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -21,6 +23,8 @@ from srt_hf.journal import Journal, default_path, request_key
 from srt_hf.parsing import strip_reasoning
 from srt_hf.prompts import TEMPLATE_NAMES, TEMPLATES
 
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
 
 class Local(Answerer):
     """The Hub model id or folder `model` at `revision`, on the GPU where there is one. Loaded when the journal lacks an answer.
@@ -32,6 +36,8 @@ class Local(Answerer):
     def __init__(self, model: str, revision: str | None, template: str, asked: ModelArguments, journal: str | None) -> None:
         if template not in TEMPLATE_NAMES:
             raise ConfigError(f"There is no template {template!r}.", f"Choose from {', '.join(TEMPLATE_NAMES)}.")
+        if asked.dtype not in _DTYPES:
+            raise ConfigError(f"--dtype is {asked.dtype!r}.", f"Choose from {', '.join(_DTYPES)}.")
         for name, least in (("batch_size", 1), ("max_tokens", 1), ("temperature", 0)):
             if not getattr(asked, name) >= least:
                 raise ConfigError(f"--{name} is {getattr(asked, name)}.", f"Give at least {least}.")
@@ -40,6 +46,7 @@ class Local(Answerer):
         self._journal = Journal(journal or default_path())
 
     def about(self) -> dict[str, Any]:
+        _prompt(Question("", "Hello."), self._texts)  # a template that is not there or refuses must show before any work
         return {"name": shown_name(self._model), "revision": self._identity, "how": "transformers", **self._form}
 
     @cached_property
@@ -79,16 +86,14 @@ class Local(Answerer):
     def _loaded(self) -> tuple[Any, Any]:
         """The model, and `Texts` of its tokenizer and template."""
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         from srt_hf.student.loading import pick_device, resolve_dtype
-        from srt_hf.student.text import Texts
 
         device = pick_device(None, None)
         where = {"revision": revisions(self._identity)[0]}
         try:
             dtype = getattr(torch, resolve_dtype(self._asked.dtype, device))
-            tokenizer = AutoTokenizer.from_pretrained(self._model, **where)
             how = {"dtype": dtype, "device_map": {"": device}, "output_loading_info": True}
             model, info = AutoModelForCausalLM.from_pretrained(self._model, **where, **how)
         # Foreign code of many authors: OSError, ValueError, ImportError, KeyError, a bare Exception of tokenizers and more.
@@ -96,7 +101,21 @@ class Local(Answerer):
             raise StudentError(f"The model {self._model} cannot be loaded: {brief(error)}") from error
         if info["missing_keys"]:  # transformers fills them with random numbers
             raise StudentError(f"The model {self._model} lacks the weights {', '.join(sorted(info['missing_keys'])[:3])}.")
-        return model.eval(), Texts(tokenizer, self._template)
+        return model.eval(), self._texts
+
+    @cached_property
+    def _texts(self) -> Any:
+        """`Texts` of the tokenizer and the template. StudentError or ConfigError where one is missing or does not fit."""
+        from transformers import AutoTokenizer
+
+        from srt_hf.student.text import Texts
+
+        revision = revisions(self._identity)[0]
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self._model, revision=revision)
+        except Exception as error:  # as in _loaded
+            raise StudentError(f"The tokenizer of {self._model} cannot be loaded: {brief(error)}") from error
+        return Texts(tokenizer, self._template)
 
     def _batches(self, questions: Sequence[Question]) -> Iterator[dict[str, Answer]]:
         """The answers, a batch at a time: questions of about one length, the longest first, so that memory runs out at once."""
@@ -107,23 +126,30 @@ class Local(Answerer):
         limit = self._asked.max_tokens
         rooms = [limit if window is None else min(limit, window - len(own)) for own in ids]
         yield {question.id: Answer("", error="too_long") for question, room in zip(questions, rooms, strict=True) if room <= 0}
+        seeds = [self._seed(question) for question in questions]
         order = sorted((n for n, room in enumerate(rooms) if room > 0), key=lambda n: (-rooms[n], -len(ids[n])))
         # Only equal rooms together: a neighbour's token limit must not cut an answer.
         for room, members in groupby(order, key=rooms.__getitem__):
             rest = list(members)
             while rest:
                 size = min(self._batch_size, len(rest))
-                answers = self._fitting(model, texts, [ids[n] for n in rest[:size]], room)
+                answers = self._fitting(model, texts, [ids[n] for n in rest[:size]], [seeds[n] for n in rest[:size]], room)
                 yield {questions[n].id: answer for n, answer in zip(rest, answers, strict=False)}
                 rest = rest[len(answers) :]
 
-    def _fitting(self, model: Any, texts: Any, prompts: list[list[int]], room: int) -> list[Answer]:
+    def _seed(self, question: Question) -> int | None:
+        """Of the random numbers that this question's answer is drawn with; None for any."""
+        if self._asked.seed is None:
+            return None
+        return int.from_bytes(hashlib.sha256(self._key(question).encode()).digest()[:7], "big")
+
+    def _fitting(self, model: Any, texts: Any, prompts: list[list[int]], seeds: list[int | None], room: int) -> list[Answer]:
         """The answers to as many of the first prompts as fit into memory, at least one."""
         import torch
 
         while True:
             try:
-                return self._generate(model, texts, prompts, room)
+                return self._generate(model, texts, prompts, seeds, room)
             except torch.cuda.OutOfMemoryError as error:
                 if len(prompts) == 1:
                     raise StudentError(f"Not even one answer of {self._model} fits into the memory that is free.") from error
@@ -131,9 +157,10 @@ class Local(Answerer):
                 raise StudentError(f"The model {self._model} failed: {brief(error)}") from error
             torch.cuda.empty_cache()
             prompts = prompts[: len(prompts) // 2]
+            seeds = seeds[: len(prompts)]
             self._batch_size = len(prompts)
 
-    def _generate(self, model: Any, texts: Any, prompts: list[list[int]], room: int) -> list[Answer]:
+    def _generate(self, model: Any, texts: Any, prompts: list[list[int]], seeds: list[int | None], room: int) -> list[Answer]:
         import torch
 
         tokenizer = texts.tokenizer
@@ -141,10 +168,10 @@ class Local(Answerer):
         width = max(map(len, prompts))
         inputs = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=model.device)  # (batch, width)
         seen = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device)
-        if self._asked.seed is not None:
-            torch.manual_seed(self._asked.seed)
         ends = _ends(model, tokenizer)
-        how = {**_sampling(self._asked.temperature), "eos_token_id": sorted(ends) or None}
+        how: dict[str, Any] = {**_GREEDY, "eos_token_id": sorted(ends) or None}
+        if self._asked.temperature:
+            how["logits_processor"] = [_sampler(self._asked.temperature, seeds, model.device)]
         with torch.inference_mode():
             written = model.generate(
                 input_ids=inputs, attention_mask=seen, max_new_tokens=room, pad_token_id=pad, num_beams=1, **how
@@ -165,11 +192,25 @@ def _read(tokenizer: Any, ids: list[int], ends: set[int]) -> Answer:
     return Answer(strip_reasoning(text).strip(), cut=end is None)
 
 
-def _sampling(temperature: float) -> dict[str, Any]:
-    # None where the checkpoint's own generation_config samples: a value beside do_sample=False is a warning.
-    if not temperature:
-        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    return {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
+# None where the checkpoint's own generation_config samples: a value beside do_sample=False is a warning.
+_GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+
+
+def _sampler(temperature: float, seeds: Sequence[int | None], device: Any) -> Callable[[Any, Any], Any]:
+    """A logits processor behind which the likeliest token is a sampled one: logits / temperature with Gumbel noise on them (the
+    Gumbel-max trick). Each row's noise is its seed's, whoever shares its batch."""
+    import torch
+
+    draws = [torch.Generator(device) for _ in seeds]
+    for draw, seed in zip(draws, seeds, strict=True):
+        draw.seed() if seed is None else draw.manual_seed(seed)
+
+    def noisy(ids: Any, logits: Any) -> Any:
+        # -log of an exponential draw is a Gumbel one. (batch, vocabulary)
+        drawn = [torch.empty(logits.shape[1], device=device).exponential_(generator=draw) for draw in draws]
+        return logits.float() / temperature - torch.stack(drawn).log()
+
+    return noisy
 
 
 def _prompt(question: Question, texts: Any) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,12 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from srt_hf.cli import option
+from srt_hf.cli import changed, option
 from srt_hf.errors import ConfigError, DataError
 from srt_hf.evaluation.answers import Answer, ModelArguments, ServerArguments
 from srt_hf.evaluation.figures import JUDGED, krippendorff_alpha, summary
 from srt_hf.evaluation.files import digest, write_rows, write_whole
-from srt_hf.evaluation.pairwise import BaselineArguments, TestArguments, line_of, told_left_out
+from srt_hf.evaluation.pairwise import BaselineArguments, TestArguments, line_of, subject_of, told_left_out
 from srt_hf.evaluation.results import Metric, OutputArguments, Results
 from srt_hf.evaluation.sets import Question, load_sets
 from srt_hf.evaluation.sheets import read_choices, write_sheet
@@ -41,7 +42,9 @@ class StudyArguments:
 
     prepare: str | None = option(None, "folder that gets a new study of --model and --baseline on --test_sets")
     sample: int | None = option(None, "for --prepare: how many prompts, drawn by --study_seed [all]")
-    study_seed: int = option(0, "for --prepare: decides which answer is A, and in which order pairs are shown")
+    study_seed: int | None = option(
+        None, "for --prepare: decides which answer is A, and in which order pairs are shown [drawn, and kept in key.json]"
+    )
     key: str | None = option(None, "key.json of a study that has been answered")
     answers: str | None = option(None, "for --key: files of what annotators answered, several with commas")
 
@@ -66,6 +69,7 @@ def main(
     output: OutputArguments,
 ) -> int:
     """Prepare a study, or score one."""
+    _check_use(study, changed(test, model, baseline, servers), changed(output))
     if study.prepare:
         return _prepare(study, Path(study.prepare), test, model, baseline, servers)
     key = load_key(Path(study.key or ""))
@@ -74,6 +78,14 @@ def main(
     output.finish(results)
     print(f"\n{disagreements}")
     return 0
+
+
+def _check_use(study: StudyArguments, asking: list[str], output: list[str]) -> None:
+    """Raise ConfigError for options that this run would not use."""
+    own = [name for name in changed(study) if name in (("sample", "study_seed") if study.key else ("answers",))]
+    if idle := [*own, *(asking if study.key else output)]:
+        what = "--key scores a study that is there" if study.key else "--prepare scores nothing"
+        raise ConfigError(f"{what}, so --{', --'.join(idle)} would do nothing.", "Leave it out.")
 
 
 def _prepare(
@@ -87,31 +99,38 @@ def _prepare(
     if there := [name for name in _FILES if (folder / name).exists()]:
         raise ConfigError(f"{folder} has a {there[0]} already, maybe with answers in it.", "Name a new folder.")
     sets = load_sets(test.test_sets)
-    drawn = draw([question for one in sets for question in one.questions], study.study_seed, study.sample)
+    seed = secrets.randbelow(2**32) if study.study_seed is None else study.study_seed
+    questions = [question for one in sets for question in one.questions]
+    drawn = draw(questions, seed, study.sample)
     sides = {"model": model.make(servers), "baseline": baseline.make(model, servers)}
     about = {side: who.about() for side, who in sides.items()}
-    answers = {side: who.answer(drawn) for side, who in sides.items()}
-    rows, pairs = blind(drawn, answers["model"], answers["baseline"], study.study_seed)
+    # A file is read whole, since answers to what was not drawn are nothing strange.
+    answers = {side: who.answer(questions if about[side]["how"] == "file" else drawn) for side, who in sides.items()}
+    rows, pairs = blind(drawn, answers["model"], answers["baseline"], seed)
     if not rows:
         raise DataError("There is no prompt that both have answered, so there is nothing to compare.")
     setup = {
         "baseline": about["baseline"],
         "sets": {one.name: {"prompts": len(one.questions), "digest": one.digest} for one in sets},
-        "sample": study.sample,
-        "study_seed": study.study_seed,
+        "sample": study.sample and {"prompts": study.sample, "seed": seed},
+        **model.sampling(*about.values()),
     }
     name = digest(rows).removeprefix("sha256:")[:8]
     folder.mkdir(parents=True, exist_ok=True)
-    key = {"srt_hf_study": _FORM, "study": name, "model": about["model"], "setup": setup, "pairs": pairs}
+    key = {"srt_hf_study": _FORM, "study": name, "seed": seed, "model": about["model"], "setup": setup, "pairs": pairs}
     write_whole(folder / "key.json", json.dumps(key, indent=2, ensure_ascii=False) + "\n")
     write_rows(folder / "study.jsonl", [{"study": name, **row} for row in rows])
     shortened = write_sheet(folder / "study.csv", [{"study": name, **row} for row in rows])
-    print(f"{len(rows):,} pairs in {folder}: give study.csv to the annotators and keep key.json back.")
+    print(f"{_counted(len(rows), 'pair')} in {folder}: give study.csv to the annotators and keep key.json back.")
     if lacking := len(drawn) - len(rows):
-        print(f"{lacking:,} prompts are left out, because one of the two has no answer to them.")
+        print(f"Left out, because one of the two has no answer: {_counted(lacking, 'prompt')}.")
     if shortened:
-        print(f"{shortened:,} answers are longer than a spreadsheet's cell and shortened in study.csv.")
+        print(f"Shortened in study.csv, because a spreadsheet's cell is smaller: {_counted(shortened, 'text')}.")
     return 0
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def draw(questions: Sequence[Question], seed: int, sample: int | None) -> list[Question]:
@@ -122,21 +141,27 @@ def draw(questions: Sequence[Question], seed: int, sample: int | None) -> list[Q
 def blind(
     questions: Sequence[Question], model: Mapping[str, Answer], baseline: Mapping[str, Answer], seed: int
 ) -> tuple[list[dict[str, str]], dict[str, dict[str, Any]]]:
-    """What annotators see, {pair, question, answer_a, answer_b}, and the key to it by pair. The hash of seed and id decides who
-    is A. A question that one of the two has no answer to is left out."""
+    """What annotators see, {pair, question, answer_a, answer_b}, and the key to it by pair. Each of the two is A as often as the
+    other, in places drawn by the hash of seed and id. A question that one of the two has no answer to is left out."""
     rows: list[dict[str, str]] = []
     key: dict[str, dict[str, Any]] = {}
-    for question in questions:
-        both = {"model": model.get(question.id), "baseline": baseline.get(question.id)}
-        texts = {side: answer.text for side, answer in both.items() if answer is not None and answer.error is None}
-        if len(texts) < 2:
-            continue
-        a, b = ("model", "baseline") if _hash(seed, "place", question.id)[0] % 2 else ("baseline", "model")
-        pair = f"p{len(rows) + 1:03}"
+    both = {question.id: _texts(model.get(question.id), baseline.get(question.id)) for question in questions}
+    answered = [question for question in questions if len(both[question.id]) == 2]
+    shuffled = sorted((question.id for question in answered), key=lambda id: _hash(seed, "place", id))
+    first = {id: place % 2 == 0 for place, id in enumerate(shuffled)}
+    for number, question in enumerate(answered, start=1):
+        texts = both[question.id]
+        a, b = ("model", "baseline") if first[question.id] else ("baseline", "model")
+        pair = f"p{number:03}"
         rows.append({"pair": pair, "question": question.text, "answer_a": texts[a], "answer_b": texts[b]})
         words = {f"{side}_words": len(text.split()) for side, text in texts.items()}
         key[pair] = {"id": question.id, "a": a, **words}
     return rows, key
+
+
+def _texts(model: Answer | None, baseline: Answer | None) -> dict[str, str]:
+    both = {"model": model, "baseline": baseline}
+    return {side: answer.text for side, answer in both.items() if answer is not None and answer.error is None}
 
 
 def _hash(seed: int, what: str, id: str) -> bytes:
@@ -173,16 +198,9 @@ def score_study(key: Mapping[str, Any], choices: Mapping[tuple[str, str], str]) 
     line, alpha = summary(pairs), krippendorff_alpha(votes.values())
     annotators = sorted({annotator for annotator, _ in choices})
     head, cells = line_of("human", line)
-    agreement = "–" if alpha is None else f"{alpha:.3f}"
-    who = f"{key['model']['name']} against {key['setup']['baseline']['name']}"
-    shared = [said for said in votes.values() if len(said) > 1]
-    agreed = sum(len(set(said)) == 1 for said in shared)
-    notes = [
-        f"{who}, {len(annotators)} annotators, the majority of each pair.",
-        f"Krippendorff's alpha (nominal): {agreement}. Of {len(shared)} pairs with several answers, {agreed} have all alike.",
-    ]
-    if line["left_out"]:
-        notes.append(f"Counted apart: {told_left_out(line['left_out'])}.")
+    places = {name: Counter(choices.values())[name] for name in ("a", "b", "tie")}
+    who = f"{key['model']['name']} against {key['setup']['baseline']['name']}, {_counted(len(annotators), 'annotator')}"
+    notes = [f"{who}, the majority of each pair.", *_notes(votes, alpha, places, line["left_out"])]
     metrics = [
         Metric("human", "winning score", line["score"], line["interval"]),
         Metric("human", "Krippendorff's alpha", alpha),
@@ -191,9 +209,22 @@ def score_study(key: Mapping[str, Any], choices: Mapping[tuple[str, str], str]) 
     each = [
         Counter(_outcome(choices[who, pair], key["pairs"][pair]["a"]) for a, pair in choices if a == who) for who in annotators
     ]
-    details = {"summary": line, "annotators": [dict(counts) for counts in each], "votes": votes}
-    results = Results("human", key["model"], key["setup"], metrics, head, [cells], notes, details)
+    details = {"summary": line, "annotators": [dict(counts) for counts in each], "places": places, "votes": votes}
+    results = Results("human", key["model"], key["setup"], metrics, head, [cells], notes, details, subject_of(key["setup"]))
     return results, disagreement(votes)
+
+
+def _notes(
+    votes: Mapping[str, Sequence[str]], alpha: float | None, places: Mapping[str, int], left_out: Mapping[str, int]
+) -> list[str]:
+    shared = [said for said in votes.values() if len(said) > 1]
+    alike = sum(len(set(said)) == 1 for said in shared)
+    agreement = "–" if alpha is None else f"{alpha:.3f}"
+    notes = [
+        f"Krippendorff's alpha (nominal): {agreement}. Pairs with several answers: {len(shared)}, all alike: {alike}.",
+        f"Of single choices, {places['a']} favoured answer A, {places['b']} answer B, {places['tie']} neither.",
+    ]
+    return [*notes, f"Counted apart: {told_left_out(left_out)}."] if left_out else notes
 
 
 def _outcome(choice: str, a: str) -> str:

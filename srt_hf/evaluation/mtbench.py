@@ -244,7 +244,8 @@ def _mean(clusters: Sequence[Sequence[float]]) -> tuple[float | None, tuple[floa
     sums, sizes = np.array([[sum(cluster), len(cluster)] for cluster in graded]).T
     drawn = np.random.default_rng(0).integers(len(graded), size=(_RESAMPLES, len(graded)))  # (resamples, questions)
     low, high = np.percentile(sums[drawn].sum(1) / sizes[drawn].sum(1), [2.5, 97.5])
-    return float(sums.sum() / sizes.sum()), (float(low), float(high)) if len(graded) > 1 else None
+    # Where all questions have one grade, every draw is the same, which says nothing of how sure the mean is.
+    return float(sums.sum() / sizes.sum()), (float(low), float(high)) if low < high else None
 
 
 def _short(metric: Metric) -> str:

@@ -4,8 +4,9 @@
 
 It needs lm-eval (the extra `[eval]`) and runs the model in this process: ARC-Challenge with 25 examples in the prompt and
 HellaSwag with 10, both by length-normalised accuracy, MMLU with 5, TruthfulQA (mc2) with none of its own. Every answer is kept
-under HF_HOME, so that the same command goes on where a stopped one was. Other tasks, your own files included, with --tasks and
---include_path; they have no numbers of the paper beside them.
+under HF_HOME, so that the same command goes on where a stopped one was. MMLU is the plain mean of its 57 subjects, as on that
+leaderboard; lm-eval's own number of the group weighs them by their questions. Other tasks, your own files included, with --tasks
+and --include_path; they have no numbers of the paper beside them.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import logging
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from srt_hf.cli import option
 from srt_hf.errors import ConfigError, DataError, StudentError
 from srt_hf.evaluation.files import digest
-from srt_hf.evaluation.results import Metric, OutputArguments, Results, number
+from srt_hf.evaluation.leaderboard import PAPER_TASKS, Task, average, beside_the_paper, metrics_of, other_tasks
+from srt_hf.evaluation.results import OutputArguments, Results
 from srt_hf.identity import base_model, brief, model_identity, revisions, shown_name
 from srt_hf.network import HUB_AWAY, HUB_REFUSED
 from srt_hf.report import versions
@@ -32,31 +33,7 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
 
-class Task(NamedTuple):
-    """A task as it is measured. few_shot: examples in the prompt, metric: lm-eval's; None for the task's own."""
-
-    name: str
-    few_shot: int | None = None
-    metric: str | None = None
-
-
-PAPER_TASKS = {
-    "ARC": Task("arc_challenge", 25, "acc_norm"),
-    "HellaSwag": Task("hellaswag", 10, "acc_norm"),
-    "MMLU": Task("mmlu", 5, "acc"),
-    "TruthfulQA": Task("truthfulqa_mc2", 0, "acc"),
-}
-# Model -> average, then the tasks in the order above; percent (paper, main results and the small-data setting).
-PAPER = {
-    "Alpaca 7B": (50.21, 42.65, 76.91, 41.73, 39.55),
-    "WizardLM 7B": (54.18, 51.60, 77.70, 42.70, 44.70),
-    "sRecycled Alpaca 7B": (56.05, 54.01, 78.07, 46.69, 45.41),
-    "sRecycled WizardLM 7B": (56.79, 54.78, 77.86, 45.63, 48.91),
-    "sRecycled WizardLM 13B": (60.22, 59.73, 80.15, 55.64, 45.37),
-    "sRecycled WizardLM 7B, 2 %": (57.80, 54.69, 78.80, 47.00, 50.70),
-}
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
-_SURE = 1.96  # standard errors on either side that hold 95 %
 _FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AssertionError, *HUB_AWAY, *HUB_REFUSED)
 
 
@@ -123,10 +100,10 @@ def main(tasks: TaskArguments, model: MeasuredArguments, output: OutputArguments
 def _results(
     tasks: TaskArguments, about: dict[str, Any], setup: dict[str, Any], measured: Mapping[str, Mapping[str, Any]]
 ) -> Results:
-    metrics = [metric for task in tasks.chosen for metric in _metrics(task, measured[task.name], tasks.limit)]
+    metrics = [metric for task in tasks.chosen for metric in metrics_of(task, measured[task.name], tasks.limit)]
     if not tasks.tasks:
-        metrics = [_average(metrics, tasks.limit), *metrics]
-    told = _other_tasks(metrics, measured) if tasks.tasks else _beside_the_paper(metrics, about["name"])
+        metrics = [average(metrics, tasks.limit), *metrics]
+    told = other_tasks(metrics, measured) if tasks.tasks else beside_the_paper(metrics, about["name"])
     if tasks.limit:
         told["notes"].append(
             f"Only the first {tasks.limit} questions of each task were asked: no numbers to compare with others."
@@ -134,7 +111,8 @@ def _results(
     if tasks.include_path:
         told["notes"].append("Task files of your own were read; one of a known name stands in its place.")
     by = {**versions(), "lm_eval": importlib.metadata.version("lm_eval")}
-    return Results("openllm", about, setup, metrics, **told, details={"lm_eval": measured}, versions=by)
+    subject = ", ".join(task.name for task in tasks.chosen) if tasks.tasks else ""
+    return Results("openllm", about, setup, metrics, **told, details={"lm_eval": measured}, subject=subject, versions=by)
 
 
 def _tasks(tasks: Sequence[Task], manager: TaskManager) -> dict[str, Any]:
@@ -237,77 +215,6 @@ def _measure(lm: Any, task: Task, limit: int | None, manager: TaskManager, cache
         "results": {name: {key: value for key, value in row.items() if "," in key} for name, row in rows.items()},
         "version": found["versions"].get(task.name),
         "few_shot": found["n-shot"].get(task.name),
+        "parts": list(found["n-samples"]),  # the tasks that a group is made of
         "questions": sum(size["effective"] for size in found["n-samples"].values()),
     }
-
-
-def _metrics(task: Task, measured: Mapping[str, Any], limit: int | None) -> list[Metric]:
-    """The numbers of a task: the paper's in percent, others on lm-eval's own scale. A tag of several tasks has those of each."""
-    rows = measured["results"]
-    chosen = {task.name: rows[task.name]} if task.name in rows else rows
-    scale = 100 if task.metric else 1
-    return [
-        _metric(dataset, key, row, scale, limit)
-        for dataset, row in chosen.items()
-        for key in sorted(row)
-        if "_stderr," not in key and task.metric in (None, key.partition(",")[0])
-    ]
-
-
-def _metric(dataset: str, key: str, row: Mapping[str, Any], scale: int, limit: int | None) -> Metric:
-    kind, _, filter = key.partition(",")
-    name = kind + ("" if filter == "none" else f", {filter}") + (f", first {limit}" if limit else "")
-    value, error = (_number(row.get(one)) for one in (key, f"{kind}_stderr,{filter}"))
-    return Metric(
-        dataset,
-        name,
-        None if value is None else scale * value,
-        None if value is None or error is None else (scale * (value - _SURE * error), scale * (value + _SURE * error)),
-    )
-
-
-def _number(value: Any) -> float | None:
-    """lm-eval writes "N/A" for what it does not know, and NaN where there was nothing to average."""
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
-def _average(metrics: Sequence[Metric], limit: int | None) -> Metric:
-    """The mean of the paper's four tasks, whose errors are independent of each other; None where one is not known."""
-    name = "average" + (f", first {limit}" if limit else "")
-    values = [metric.value for metric in metrics if metric.value is not None]
-    if len(values) < len(metrics):
-        return Metric("open_llm_leaderboard", name, None)
-    mean = sum(values) / len(values)
-    halves = [(metric.interval[1] - metric.interval[0]) / 2 for metric in metrics if metric.interval]
-    half = math.hypot(*halves) / len(metrics)
-    interval = (mean - half, mean + half) if len(halves) == len(metrics) else None
-    return Metric("open_llm_leaderboard", name, mean, interval)
-
-
-def _beside_the_paper(metrics: list[Metric], name: str) -> dict[str, Any]:
-    """Head, lines and notes of the table: the measured model above the paper's."""
-    shots = ", ".join(f"{label} {task.few_shot}" for label, task in PAPER_TASKS.items())
-    return {
-        "head": ["model", "average", *PAPER_TASKS],
-        "lines": [
-            [name, *map(_shown, metrics)],
-            *([f"paper: {model}", *(f"{value:.2f}" for value in values)] for model, values in PAPER.items()),
-        ],
-        "notes": [
-            f"Percent, ± 95 %; examples in the prompt: {shots}; ARC and HellaSwag are acc_norm, TruthfulQA is mc2.",
-            "The paper's numbers are of its own students of Llama 2 (arXiv 2402.10110), by the lm-eval of their time.",
-        ],
-    }
-
-
-def _other_tasks(metrics: list[Metric], measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    shots = {name: found["few_shot"] for name, found in measured.items()}
-    lines = [[one.dataset, one.name, number(one)] for one in metrics]
-    examples = ", ".join(f"{name} {'its own' if count is None else count}" for name, count in shots.items())
-    return {"head": ["task", "metric", "value (95 %)"], "lines": lines, "notes": [f"Examples in the prompt: {examples}."]}
-
-
-def _shown(metric: Metric) -> str:
-    if metric.value is None:
-        return "–"
-    return f"{metric.value:.2f}" + (f" ± {metric.interval[1] - metric.value:.2f}" if metric.interval else "")

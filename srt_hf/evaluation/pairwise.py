@@ -70,19 +70,21 @@ def main(
     sets = load_sets(test.test_sets)
     sides = {"model": model.make(servers), "baseline": baseline.make(model, servers)}
     judge = judged_by.make(servers)
-    # Whatever is wrong with any of the three shows before the first answer is paid for.
+    # Who cannot be reached, and what cannot be asked in this way, shows before the first answer is paid for.
+    judge_about = judged_by.about(judge)
+    about, baseline_about = (who.about() for who in sides.values())
     setup = {
-        "judge": judged_by.about(judge),
+        "judge": judge_about,
         "prompt_version": VERSION,
-        "baseline": sides["baseline"].about(),
+        "baseline": baseline_about,
         "sets": {one.name: {"prompts": len(one.questions), "digest": one.digest} for one in sets},
-        "sampling": {name: getattr(model, name) for name in ("max_tokens", "temperature", "seed")},
+        **model.sampling(about, baseline_about),
     }
-    about = sides["model"].about()
     output.check("pairwise", setup)
     questions = [question for one in sets for question in one.questions]
     answers = {side: who.answer(questions) for side, who in sides.items()}
-    pairs = judge_pairs(judge, questions, answers["model"], answers["baseline"])
+    names = {"model": about["name"], "baseline": baseline_about["name"]}
+    pairs = [{**pair, **names} for pair in judge_pairs(judge, questions, answers["model"], answers["baseline"])]
     path = output.beside("pairwise", "pairs.jsonl")
     write_rows(path, pairs)
     print(f"Answers and verdicts: {path}.")
@@ -90,8 +92,14 @@ def main(
         left_out = told_left_out(count(pair["outcome"] for pair in pairs))
         warnings.warn(f"Nothing was judged, so no results are written: {left_out}.", stacklevel=1)
         return 1
-    output.finish(Results("pairwise", about, setup, *_told(sets, pairs, about["name"], setup), details=_details(sets, pairs)))
+    told = _told(sets, pairs, about["name"], setup)
+    output.finish(Results("pairwise", about, setup, *told, _details(sets, pairs), subject=subject_of(setup)))
     return 0
+
+
+def subject_of(setup: Mapping[str, Any]) -> str:
+    """The test sets and the baseline, by which a card tells comparisons apart."""
+    return f"{', '.join(setup['sets'])} against {setup['baseline']['name']}"
 
 
 def judge_pairs(
@@ -109,12 +117,11 @@ def judge_pairs(
     rows = [_row(question, model.get(question.id), baseline.get(question.id)) for question in questions]
     texts = {question.id: question.text for question in questions}
     open_rows = [row for row in rows if row["outcome"] is None]
-    work = [_verdict(judge, row, texts[row["id"]], swapped) for row in open_rows for swapped in (False, True)]
+    work = [_verdicts(judge, row, texts[row["id"]]) for row in open_rows]
     with told_as("judge"):
         verdicts = ask_all(judge, work, "The judge compares")
-    for row, *both in zip(open_rows, verdicts[::2], verdicts[1::2], strict=True):
-        row["verdicts"] = both
-        row["shown_cut"] = any(verdict.pop("shown_cut") for verdict in both)
+    for row, (both, shown_cut) in zip(open_rows, verdicts, strict=True):
+        row |= {"verdicts": both, "shown_cut": shown_cut}
         failed = any(verdict["error"] for verdict in both)
         row["outcome"] = "no_verdict" if failed else outcome([verdict["scores"] for verdict in both])
     return rows
@@ -133,24 +140,32 @@ def _row(question: Question, model: Answer | None, baseline: Answer | None) -> d
     return {**row, "shown_cut": False, "verdicts": [], "outcome": lacking}
 
 
-async def _verdict(judge: Teacher, row: Mapping[str, Any], question: str, swapped: bool) -> dict[str, Any]:
-    """One order's verdict, its scores turned back to (model, baseline)."""
-    shown = [row["model_answer"], row["baseline_answer"]]
-    first, second = shown[::-1] if swapped else shown
-    step = "judge-swapped" if swapped else "judge"
-    whole = max(map(len, shown))
+async def _verdicts(judge: Teacher, row: Mapping[str, Any], question: str) -> tuple[list[dict[str, Any]], bool]:
+    """Both orders' verdicts of a pair, and whether the judge saw a shortened answer: the same cut of it in both orders."""
+    whole = max(len(row["model_answer"]), len(row["baseline_answer"]))
     limits = [limit for limit in _SHOWN if limit == _SHOWN[0] or limit < whole]
     for longest in limits:
-        told = {"asked_again": False, "error": None, "shown_cut": whole > longest}
-        try:
-            scores, reply, again = await _ask(judge, judging(question, first, second, longest), row["id"], step)
-        except RequestFailed as error:
-            if error.code == "too_long" and longest != limits[-1]:
-                continue
-            return {"scores": None, "reply": None, **told, "error": error.code}
-        turned = (scores[1], scores[0]) if scores and swapped else scores
-        return {"scores": turned, "reply": reply, **told, "asked_again": again}
+        both: list[dict[str, Any]] = []
+        for swapped in (False, True):
+            both.append(await _verdict(judge, row, question, swapped, longest))
+            if both[-1]["error"] == "too_long" and longest != limits[-1]:
+                break
+        else:
+            return both, whole > longest
     raise AssertionError("the shortest was tried")
+
+
+async def _verdict(judge: Teacher, row: Mapping[str, Any], question: str, swapped: bool, longest: int) -> dict[str, Any]:
+    """One order's verdict, its scores turned back to (model, baseline). longest: characters of an answer that are shown."""
+    shown = [row["model_answer"], row["baseline_answer"]]
+    first, second = shown[::-1] if swapped else shown
+    try:
+        messages = judging(question, first, second, longest)
+        scores, reply, again = await _ask(judge, messages, row["id"], "judge-swapped" if swapped else "judge")
+    except RequestFailed as error:
+        return {"scores": None, "reply": None, "asked_again": False, "error": error.code}
+    turned = (scores[1], scores[0]) if scores and swapped else scores
+    return {"scores": turned, "reply": reply, "asked_again": again, "error": None}
 
 
 async def _ask(judge: Teacher, messages: list[dict[str, str]], id: str, step: str) -> tuple[Verdict | None, str, bool]:
@@ -185,7 +200,8 @@ def _told(
     who = f"{model} against {setup['baseline']['name']}, judged by {setup['judge']['name']}"
     notes = [
         f"{who}: both orders, (wins − losses) / judged + 1.",
-        "Words are medians, model : baseline; longer won: decided pairs that went to the longer answer.",
+        "Words are medians, model : baseline; longer won: decided pairs that went to the longer answer, beside how often the "
+        "model's answer is the longer one at all.",
         f"Cut by the token limit: {cut['model']} answers of the model, {cut['baseline']} of the baseline.",
         _bias(pairs),
     ]
@@ -205,7 +221,7 @@ def _summaries(sets: Sequence[TestSet], pairs: Sequence[Mapping[str, Any]]) -> d
 
 def line_of(name: str, line: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """A summary as a line of a table, behind the table's head."""
-    ends, longer = line["interval"], line["longer_won"]
+    ends = line["interval"]
     words = [line[f"{side}_words"] for side in ("model", "baseline")]
     cells = {
         "set": name,
@@ -216,7 +232,8 @@ def line_of(name: str, line: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         "sign test p": "–" if line["sign_test"] is None else f"{line['sign_test']:.3g}",
         "words": " : ".join("–" if side is None else f"{side['median']:g}" for side in words),
         "mean words": " : ".join("–" if side is None else f"{side['mean']:.0f}" for side in words),
-        "longer won": f"{longer[0]:,} of {longer[1]:,}",
+        "longer won": "{:,} of {:,}".format(*line["longer_won"]),
+        "model longer": "{:,} of {:,}".format(*line["model_longer"]),
         "left out": told_left_out(line["left_out"]) or "0",
     }
     return list(cells), list(cells.values())

@@ -48,7 +48,8 @@ class Results:
     benchmark: the subcommand. model: what `Answerer.about` says of the evaluated one. setup: whatever must be equal for two runs
     to be comparable (judge, baseline, the prompts' version, digests of the sets, sampling …); JSON values. metrics: the numbers
     that are compared, and stand in a card's metadata. head, lines: the table that people see, here and on the card. notes:
-    sentences below it. details: anything else that is to be kept; JSON values.
+    sentences below it. details: anything else that is to be kept; JSON values. subject: what tells results of a benchmark apart
+    on a card ("vicuna against llama-2-7b"); "" where there is one kind only.
     """
 
     benchmark: str
@@ -59,6 +60,7 @@ class Results:
     lines: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
+    subject: str = ""
     command: str = field(default_factory=command)
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     versions: dict[str, str] = field(default_factory=versions)
@@ -96,7 +98,11 @@ class OutputArguments:
 
     output: str | None = option(None, "JSON file of the results, for --compare of later runs [SUBCOMMAND.json]")
     compare: str | None = option(None, "results of an earlier run, shown beside these; refused where they are not comparable")
-    card: str | None = option(None, "folder of the model, whose README.md gets the table and the model-index metadata")
+    card: str | None = option(
+        None,
+        "folder of the model, whose README.md gets the table and the model-index metadata, in place of earlier ones of the same "
+        "benchmark, test sets and baseline or references",
+    )
 
     def path(self, benchmark: str) -> Path:
         """The file of the results."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,15 @@ def write_sheet(path: Path, rows: Sequence[Mapping[str, str]]) -> int:
 
 
 def _cell(text: str) -> str:
-    """Text that no spreadsheet runs as a formula, and that fits into a cell.
+    """Text that no spreadsheet runs as a formula, whatever invisible characters stand before it, and that fits into a cell.
 
     >>> _cell("=1+1"), _cell("one")
     ("'=1+1", 'one')
     """
     if len(text) > _CELL:
         text = text[: _CELL // 2] + _GAP + text[-_CELL // 2 :]
-    return "'" + text if text.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")) else text
+    seen = next((char for char in text if unicodedata.category(char)[0] not in "ZC"), "")
+    return "'" + text if seen in tuple("=+-@＝＋－＠") or text.startswith(("\t", "\r", "\n")) else text
 
 
 def read_choices(files: str, study: str) -> dict[tuple[str, str], str]:
@@ -53,7 +55,7 @@ def read_choices(files: str, study: str) -> dict[tuple[str, str], str]:
             choice = _choice(row, where)
             if choice is None:
                 continue
-            who = str(row.get("annotator") or path), str(row.get("pair") or "").strip()
+            who = str(row.get("annotator") or path.resolve()), str(row.get("pair") or "").strip()
             if found.setdefault(who, choice) != choice:
                 raise DataError(f"{who[0]} chose twice for the pair {who[1]}, differently, in {where}.", "Leave one of them.")
     return found

@@ -32,7 +32,9 @@ from srt_hf.parsing.wording import (
     is_blank,
     is_placeholder,
     is_refusal,
+    opens_with_reasoning,
     strip_editing_voice,
+    without_opening_reasoning,
 )
 
 # Digest of the parser's own source, so that what another parser read is never taken from the cache of `Dataset.map`.
@@ -139,11 +141,13 @@ def strip_reasoning(text: str) -> str:
     """`text` without the `<think>…</think>` blocks before its first section tag; a text without any comes back unchanged.
 
     A block without its opening tag starts where the text starts (DeepSeek's chat template opens it in the prompt), one that
-    is never closed takes all the rest. Behind the first section tag `<think>` is a word of the answer.
+    is never closed takes all the rest. Behind the first section tag `<think>` is a word of the answer. The marks of
+    other models count where the text begins with them (`wording.without_opening_reasoning`).
 
     >>> strip_reasoning("Easy: [New Answer] 4</think>\\n[New Answer]\\nWrite <think> first.")
     '[New Answer]\\nWrite <think> first.'
     """
+    text = without_opening_reasoning(text)
     thoughts = list(_THOUGHT.finditer(text))
     if not thoughts:
         return text
@@ -271,7 +275,7 @@ def own_text(body: str) -> str:
     """A section without what its writer put around the text: a start tag, reasoning, a bare fence, words about the text."""
     if start := _START.match(body):
         body = body[start.end() :].strip()
-    if _THOUGHT.match(body):
+    if _THOUGHT.match(body) or opens_with_reasoning(body):
         body = strip_reasoning(body)
     for _ in range(_WRAPPINGS):  # words about the text inside a fence, or a fence inside such words
         body = strip_editing_voice(_unwrapped(body))

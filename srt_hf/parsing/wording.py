@@ -15,6 +15,43 @@ COLON = r"[ \t]{0,3}:(?:[*_`]{1,3}(?=\s|\Z))?"
 LABELLED = rf"{MARKS}{NAME}(?:[*_`]{{0,3}}{COLON}|[ \t*_`#\r]{{0,12}}$)"
 
 
+# What other models put around their reasoning: opening mark -> closing mark, at the start of a reply and nowhere else.
+_REASONING = {"<seed:think>": "</seed:think>", "◁think▷": "◁/think▷", "[THINK]": "[/THINK]"}
+_OPENS = re.compile(rf"\s*({'|'.join(map(re.escape, _REASONING))})")
+# gpt-oss: messages to several channels, of which `final` is the reply.
+_CHANNEL = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>")
+_FINAL = re.compile(r"<\|channel\|>final\b[^<\n]{0,40}(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>")
+_OVER = re.compile(r"<\|(?:return|end)\|>\s*\Z")
+
+
+def opens_with_reasoning(text: str) -> bool:
+    """Whether `text` begins with one of the marks that `without_opening_reasoning` knows."""
+    return bool(_OPENS.match(text) or _CHANNEL.match(text))
+
+
+def without_opening_reasoning(text: str) -> str:
+    """`text` without the reasoning that it opens with, in the marks of gpt-oss, Seed-OSS, Kimi and Magistral; else unchanged.
+
+    Reasoning that never ends takes all the rest. Behind the start such a mark is a word of the answer.
+
+    >>> without_opening_reasoning("[THINK]Easy.[/THINK]4"), without_opening_reasoning("Write [THINK] first.")
+    ('4', 'Write [THINK] first.')
+    >>> without_opening_reasoning("<|channel|>analysis<|message|>Easy.<|end|><|start|>assistant<|channel|>final<|message|>4")
+    '4'
+    """
+    if _CHANNEL.match(text):
+        final = _FINAL.search(text)
+        return _OVER.sub("", text[final.end() :]).strip() if final else ""
+    start = 0
+    while mark := _OPENS.match(text, start):
+        closing = _REASONING[mark[1]]
+        end = text.find(closing, mark.end())
+        if end < 0:
+            return ""
+        start = end + len(closing)
+    return text[start:].strip() if start else text
+
+
 def is_blank(text: str) -> bool:
     """No visible character: white space, zero-width characters and NULs are nothing that a student could learn."""
     return not any(char.isprintable() and not char.isspace() for char in text)
