@@ -230,22 +230,20 @@ def _refuse_poison(body: dict[str, Any]) -> tuple[str, str]:
     return ("I'm sorry, but I can't help with that.", "stop") if "poison" in body["messages"][-1]["content"] else reflect(body)
 
 
-# datasets 5.2 makes a pool of one for 1, none for None; each worker first writes after 1,000 rows of its own.
-@pytest.mark.parametrize(("num_proc", "count"), [(None, 1200), (1, 1200), (2, 2400)])
+@pytest.mark.parametrize("num_proc", [None, 1, 2])  # datasets 5.2 makes a pool of one for 1, none for None
 def test_a_bare_map_survives_a_first_error_after_the_first_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_proc: int | None, count: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_proc: int | None
 ) -> None:
-    good = count - 100
     with LocalTGI(_refuse_poison, slots=256) as tgi:
         monkeypatch.setenv("SRT_HF_TEACHER", tgi.url)
         monkeypatch.setenv("SRT_HF_JOURNAL", str(tmp_path / "j"))
-        rows = _many(count, good).map(srt_hf.reflect, num_proc=num_proc)
+        rows = _many(3000, 2500).map(srt_hf.reflect, num_proc=num_proc)
         errors = [row["candidates"][1]["error"] for row in rows]
-        assert errors == [None] * good + ["refused"] * 100
+        assert errors == [None] * 2500 + ["refused"] * 500
         assert rows.features["candidates"].feature == features(["candidates"])["candidates"].feature
         rows.to_parquet(tmp_path / "rows.parquet")
         again = load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train")
-        assert again[good + 50]["candidates"] == rows[good + 50]["candidates"]
+        assert again[2600]["candidates"] == rows[2600]["candidates"]
     multiprocessing.active_children()  # reaps the workers, which would warn at exit
 
 
