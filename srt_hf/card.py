@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from srt_hf.handwritten import own_part, seal
-from srt_hf.report import Report, rounding_words
+from srt_hf.report import Provenance, Report, rounding_words
 from srt_hf.schema import FLAGS, REPO_TAG
 from srt_hf.selection import REASONS
 
@@ -67,8 +67,11 @@ def render(card: CardData) -> str:
     """The card as Markdown with the Hub's YAML header."""
     from huggingface_hub import DatasetCard, DatasetCardData
 
+    first = card.runs[0]
+    data = header(card.header, first.provenance, card.title, _configs(card))
+    data["size_categories"] = next((name for limit, name in _SIZES if first.kept < limit), None)
     template = str(template_path("dataset_card.md"))
-    return seal(str(DatasetCard.from_template(DatasetCardData(**_header(card)), template_path=template, **_values(card))))
+    return seal(str(DatasetCard.from_template(DatasetCardData(**data), template_path=template, **_values(card, data))))
 
 
 def template_path(name: str) -> Path:
@@ -83,21 +86,22 @@ def citation() -> str:
     return template_path("citation.bib").read_text(encoding="utf-8").strip()
 
 
-def _header(card: CardData) -> dict[str, Any]:
-    """The metadata: what this tool knows, and whatever else is on the card already. What a person set there by hand (a licence, a
-    language, a name, more tags) stays, unless this run knows better."""
-    there, first = card.header, card.runs[0]
-    provenance = first.provenance
-    tags = [REPO_TAG, "instruction-tuning", "synthetic", "selective-reflection-tuning"]
+def header(
+    there: Mapping[str, Any], made: Provenance, title: str, configs: list[dict[str, Any]], tags: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The metadata of a card: what this tool knows, with its further `tags`, and whatever else is on the card already (`there`).
+
+    What a person set by hand (a licence, a language, a name, more tags) stays, unless this run knows better.
+    """
+    tags = [REPO_TAG, *tags, "instruction-tuning", "synthetic", "selective-reflection-tuning"]
     return {
         **there,
-        "pretty_name": there.get("pretty_name") or card.title,
-        "license": there.get("license") or provenance.license,
-        "language": there.get("language") or provenance.language,
-        "source_datasets": [provenance.source] if provenance.source_is_hub else there.get("source_datasets"),
+        "pretty_name": there.get("pretty_name") or title,
+        "license": there.get("license") or made.license,
+        "language": there.get("language") or made.language,
+        "source_datasets": [made.source] if made.source_is_hub else there.get("source_datasets"),
         "task_categories": ["text-generation"],
-        "size_categories": next((name for limit, name in _SIZES if first.kept < limit), None),
-        "configs": _configs(card),
+        "configs": configs,
         "tags": [*tags, *(tag for tag in there.get("tags") or [] if tag not in tags)],
     }
 
@@ -110,8 +114,8 @@ def _configs(card: CardData) -> list[dict[str, Any]]:
         wanted |= dict.fromkeys([candidates, scores, *([flat] if run.kept else [])])
     others = [config for config in card.header.get("configs") or [] if config.get("config_name") not in wanted]
     first = card.runs[0]
-    default = [] if _names(others, "default") or not first.kept else [_config("default", _flat(first))]
-    return [_config(name, name) for name in wanted] + default + others
+    default = [] if _names(others, "default") or not first.kept else [config("default", _flat(first))]
+    return [config(name, name) for name in wanted] + default + others
 
 
 def _flat(run: Report) -> str:
@@ -122,7 +126,8 @@ def _names(configs: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     return [config for config in configs if config.get("config_name") == name]
 
 
-def _config(name: str, folder: str) -> dict[str, Any]:
+def config(name: str, folder: str) -> dict[str, Any]:
+    """A config of the card's metadata, of all Parquet files in a folder."""
     return {"config_name": name, "data_files": [{"split": "train", "path": f"{folder}/*.parquet"}]}
 
 
@@ -133,22 +138,24 @@ def default_student(header: Mapping[str, Any]) -> str | None:
     return folder[0] if folder else None
 
 
-def _values(card: CardData) -> dict[str, Any]:
+def _values(card: CardData, data: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template is filled with; data: the card's metadata."""
     first = card.runs[0]
     provenance = first.provenance
-    configs = _configs(card)
-    default = default_student({"configs": configs})
+    default = default_student(data)
     known = {name for run in card.runs for name in config_names(run.student.get("student", "student"))}
-    unread = [str(config.get("config_name")) for config in configs if config.get("config_name") not in {*known, "default"}]
+    unread = [
+        str(config.get("config_name")) for config in data["configs"] if config.get("config_name") not in {*known, "default"}
+    ]
     return {
-        "title": _plain(str(_header(card)["pretty_name"])),
+        "title": _plain(str(data["pretty_name"])),
         "repo": json.dumps(card.repo_id, ensure_ascii=False),
         "repo_word": shlex.quote(card.repo_id),
         "source": _linked(provenance.source) if provenance.source_is_hub else inline(provenance.source),
         "unread": [inline(name) for name in unread],
         "runs": [_run(run, _flat(run) == default) for run in card.runs],
         "exhaustive": first.exhaustive,
-        "license": _header(card)["license"],
+        "license": data["license"],
         "own": own_part(card.own),
         "citation": citation(),
     }
@@ -185,16 +192,12 @@ def _run(report: Report, is_default: bool) -> dict[str, Any]:
 def facts(report: Report) -> list[tuple[str, str, bool]]:
     """Who made a run's result and how: label, words, and whether strangers chose the words. What is unknown is left out."""
     student, made = report.student, report.provenance
-    scoring = (student.get("template"), (student.get("max_length"), "tokens"), student.get("dtype"))
-    words = [
-        " ".join(map(str, part)) if isinstance(part, tuple) else str(part) for part in scoring if part and None not in (part,)
-    ]
     # A replay's replies were written by somebody else.
     teachers = report.teacher.get("writers") or [report.teacher.get("name")]
     found = [
         ("teacher", ", ".join(name for name in teachers if name), True),
         ("student", _at(student.get("student"), student.get("revision")), True),
-        ("its template, window, dtype", ", ".join(words), True),
+        ("its template, window, dtype", scoring_words(student), True),
         ("its scores against float32's", rounding_words(report.rounding) if report.rounding else "", True),
         ("proxy (see `scored_by`)", _proxy(report.proxy), True),
         ("mode", _MODES.get(report.mode, "another"), False),
@@ -207,6 +210,16 @@ def facts(report: Report) -> list[tuple[str, str, bool]]:
         ("made", report.made or "", True),
     ]
     return [(label, words, foreign) for label, words, foreign in found if words]
+
+
+def scoring_words(student: Mapping[str, Any]) -> str:
+    """How a student scored, as far as that is known.
+
+    >>> scoring_words({"template": "vicuna", "max_length": 2048, "dtype": None})
+    'vicuna, 2048 tokens'
+    """
+    window = f"{student['max_length']} tokens" if student.get("max_length") else None
+    return ", ".join(str(known) for known in (student.get("template"), window, student.get("dtype")) if known)
 
 
 def _pins(report: Report) -> str:

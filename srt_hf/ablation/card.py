@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from srt_hf.card import block, citation, config_names, inline
+from srt_hf.card import block, citation, config, config_names, header, inline, scoring_words
 from srt_hf.handwritten import Earlier, own_part, seal
-from srt_hf.report import rounding_words
-from srt_hf.schema import ABLATION_TAG, REPO_TAG
+from srt_hf.report import Provenance, rounding_words
+from srt_hf.schema import ABLATION_TAG
 
 HEAD = ("arm", "rows", "words in: median", "mean", "words out: median", "mean", "ifd", "r_ifd", "in full", "left out")
 _WORDS = {
@@ -60,20 +60,10 @@ def render(report: Mapping[str, Any], repo_id: str, earlier: Earlier) -> str:
     language, name and further tags stay."""
     from huggingface_hub import DatasetCardData
 
-    provenance, there = report["provenance"], earlier.header
     title = repo_id.rstrip("/").rpartition("/")[2]
-    tags = [REPO_TAG, ABLATION_TAG, "instruction-tuning", "synthetic", "selective-reflection-tuning"]
-    header = {
-        **there,
-        "pretty_name": there.get("pretty_name") or title,
-        "license": there.get("license") or provenance["license"],
-        "language": there.get("language") or provenance["language"],
-        "source_datasets": [provenance["source"]] if provenance["source_is_hub"] else there.get("source_datasets"),
-        "task_categories": ["text-generation"],
-        "configs": [_config(name) for name in (*_with_rows(report), _scores(report))],
-        "tags": [*tags, *(tag for tag in there.get("tags") or [] if tag not in tags)],
-    }
-    return seal(f"---\n{DatasetCardData(**header).to_yaml()}\n---\n\n{_body(report, title, repo_id, earlier.own)}\n")
+    configs = [config(name, name) for name in (*_with_rows(report), _scores(report))]
+    data = header(earlier.header, Provenance(**report["provenance"]), title, configs, [ABLATION_TAG])
+    return seal(f"---\n{DatasetCardData(**data).to_yaml()}\n---\n\n{_body(report, title, repo_id, earlier.own)}\n")
 
 
 def _with_rows(report: Mapping[str, Any]) -> list[str]:
@@ -83,10 +73,6 @@ def _with_rows(report: Mapping[str, Any]) -> list[str]:
 def _scores(report: Mapping[str, Any]) -> str:
     """The config of the student's scores."""
     return config_names(report["student"]["student"])[2]
-
-
-def _config(name: str) -> dict[str, Any]:
-    return {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/*.parquet"}]}
 
 
 def _body(report: Mapping[str, Any], title: str, repo_id: str, own: str) -> str:
@@ -140,13 +126,11 @@ def _meanings(report: Mapping[str, Any]) -> str:
 def _facts(report: Mapping[str, Any]) -> list[list[str]]:
     """Who and what: label, value."""
     student, provenance, coherence = report["student"], report["provenance"], report["coherence"]
-    window = f"{student['max_length']} tokens" if student["max_length"] else None
-    how = ", ".join(str(known) for known in (student["template"], window, student["dtype"]) if known)
     facts = [
         ["candidates", f"{inline(provenance['candidates'] or provenance['source'])}, {report['rows']:,} rows"],
         ["made of", _at(provenance["source"], provenance["revision"])],
         ["teacher", ", ".join(map(inline, report["writers"])) or "not known"],
-        ["student", f"{_at(student['student'], student['revision'])} ({inline(how)})"],
+        ["student", f"{_at(student['student'], student['revision'])} ({inline(scoring_words(student))})"],
     ]
     if report["rounding"]:
         facts.append(["its scores against float32's", inline(rounding_words(report["rounding"]))])
