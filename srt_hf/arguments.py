@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from typing import Any
 
-from srt_hf.cli import explained, option
+from srt_hf.cli import explained, json_object, option
 from srt_hf.errors import ConfigError
 from srt_hf.prompts import TEMPLATE_NAMES
 from srt_hf.report import Prices
@@ -40,7 +39,9 @@ class TeacherArguments:
         names = ("provider", "temperature", "top_p", "seed", "max_tokens", "timeout", "outage", "journal")
         chosen = {name: getattr(self, name) for name in names}
         key = os.environ.get("SRT_HF_TEACHER_KEY")
-        return Teacher(self.teacher, model=self.teacher_model, key=key, extra_body=_object(self.extra_body), **chosen)
+        return Teacher(
+            self.teacher, model=self.teacher_model, key=key, extra_body=json_object(self.extra_body, "--extra_body"), **chosen
+        )
 
 
 @dataclass
@@ -111,14 +112,3 @@ class CostArguments:
     @property
     def prices(self) -> Prices | None:
         return None if self.price_in is None or self.price_out is None else Prices(self.price_in, self.price_out)
-
-
-def _object(text: str | dict[str, Any] | None) -> dict[str, Any] | None:
-    """The JSON object of an option; a config file may give a mapping."""
-    try:
-        found = json.loads(text) if isinstance(text, str) else text
-    except ValueError as error:
-        raise ConfigError(f"--extra_body is no JSON ({error}).", """Write it as '{"field": value}'.""") from error
-    if found is not None and not isinstance(found, dict):
-        raise ConfigError("--extra_body is no JSON object.", """Write it as '{"field": value}'.""")
-    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import re
@@ -101,6 +102,17 @@ def refuse(complaint: str) -> NoReturn:
     """End the program over a wrong option: one line on stderr, exit code 2."""
     print(f"error: {' '.join(complaint.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def json_object(text: str | dict[str, Any] | None, option: str) -> dict[str, Any] | None:
+    """The JSON object that is an option's value; a config file may give a mapping. Raises ConfigError."""
+    try:
+        found = json.loads(text) if isinstance(text, str) else text
+    except ValueError as error:
+        raise ConfigError(f"{option} is no JSON ({error}).", """Write it as '{"field": value}'.""") from error
+    if found is not None and not isinstance(found, dict):
+        raise ConfigError(f"{option} is no JSON object.", """Write it as '{"field": value}'.""")
+    return found
 
 
 def changed(*groups: Any) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -51,6 +52,16 @@ def read(text: str) -> Earlier:
     # A card that is none of ours has no sections of ours to tell apart from theirs.
     parts = [own.strip("\n"), *(theirs if sealed else [])]
     return Earlier(header, "\n\n".join(part for part in parts if part), edited)
+
+
+def warn_of_edits(earlier: Earlier, repo_id: str, commit: str | None) -> None:
+    """Say where the edits of a card stay that is written anew; commit: the one that has them."""
+    if earlier.edited:
+        warnings.warn(
+            f"The card of {repo_id} was edited where this tool writes it anew; those edits stay in the repo's history, at "
+            f"{commit}.",
+            stacklevel=3,
+        )
 
 
 def own_part(own: str) -> str:

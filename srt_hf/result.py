@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from srt_hf import hub
 from srt_hf.card import CardData, config_names, default_student, render, report_folder
 from srt_hf.errors import DataError, HubError
-from srt_hf.handwritten import read
+from srt_hf.handwritten import read, warn_of_edits
 from srt_hf.journal import Journal
 from srt_hf.plots import Plot, draw
 from srt_hf.report import Provenance, Report
@@ -148,12 +148,7 @@ class Recycled:
         existing = hub.check_target(repo_id, **where)
         others = other_runs(existing, student, repo_id)
         earlier = read(existing.card)
-        if earlier.edited:
-            warnings.warn(
-                f"The card of {repo_id} was edited where this tool writes it anew; those edits stay in the repo's history, at "
-                f"{existing.commit}.",
-                stacklevel=2,
-            )
+        warn_of_edits(earlier, repo_id, existing.commit)
         header = {name: value for name, value in earlier.header.items() if not (overwrite and name == "configs")}
         candidates, flat, scores = config_names(student)
         foreign = [

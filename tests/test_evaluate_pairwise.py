@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import transformers
 from conftest import ROOT, SECRET
+from serving import transformers_serve
 from tgi_server import STALL, LocalTGI
 from tiny_models import CHAT_TEMPLATE, make_llama
 
@@ -295,27 +294,9 @@ def test_models_in_this_process(prompts: str, tmp_path: Path, here: Run) -> None
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """`transformers serve` on a tiny model: (URL, model folder)."""
-    if transformers.__version__.startswith("4."):
-        pytest.skip(f"`transformers serve FOLDER` needs transformers 5; this is {transformers.__version__}")
     folder = make_llama(tmp_path_factory.mktemp("served"), chat_template=CHAT_TEMPLATE)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    executable = str(Path(sys.executable).parent / "transformers")
-    with (tmp_path_factory.mktemp("log") / "serve.log").open("w+") as log:
-        command = [executable, "serve", str(folder), "--port", str(port), "--device", "cpu"]
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            for _ in range(240):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                assert server.poll() is None, log.seek(0) or log.read()
-                time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}", str(folder)
-        finally:
-            server.terminate()
-            server.wait()
+    with transformers_serve(folder, tmp_path_factory.mktemp("log") / "serve.log") as url:
+        yield url, str(folder)
 
 
 def test_a_model_behind_transformers_serve_against_its_base(served: tuple[str, str], prompts: str, tmp_path: Path) -> None:

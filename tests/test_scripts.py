@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import transformers
 from conftest import ROOT, SECRET
 from datasets import Dataset, load_dataset
 from hub_server import UPLOAD_WARNING, LocalHub, hub_environment, point_at
+from serving import transformers_serve
 from tgi_server import LocalTGI
 
 from srt_hf.selection import KEEPS, RULES
@@ -315,29 +313,11 @@ def transformers_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     """`transformers serve` on a tiny random chat model, over a real socket: (URL, model folder)."""
     from tiny_models import make_llama
 
-    if transformers.__version__.startswith("4."):
-        pytest.skip(f"`transformers serve FOLDER` needs transformers 5; this is {transformers.__version__}")
     folder = tmp_path_factory.mktemp("served")
     template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
     make_llama(folder, chat_template=template)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    executable = str(Path(sys.executable).parent / "transformers")
-    log = (tmp_path_factory.mktemp("log") / "serve.log").open("w+")
-    server = subprocess.Popen([executable, "serve", str(folder), "--port", str(port), "--device", "cpu"], stdout=log, stderr=log)
-    try:
-        for _ in range(240):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None, log.seek(0) or log.read()
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}", str(folder)
-    finally:
-        server.terminate()
-        server.wait()
-        log.close()
+    with transformers_serve(folder, tmp_path_factory.mktemp("log") / "serve.log") as url:
+        yield url, str(folder)
 
 
 def test_transformers_serve_as_teacher(

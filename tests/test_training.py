@@ -7,11 +7,10 @@ import json
 import re
 import runpy
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 import trl
 import yaml
 from conftest import ROOT
 from datasets import Dataset
 from safetensors.torch import load_file
+from serving import transformers_serve
 from tiny_models import make, make_llama
 from transformers import AutoTokenizer
 
@@ -307,38 +306,8 @@ def test_which_checkpoint_is_meant(tmp_path: Path) -> None:
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[[Path], str]]:
     """`transformers serve` of a folder on a real socket -> its URL."""
-    if transformers.__version__.startswith("4."):
-        pytest.skip(f"`transformers serve FOLDER` needs transformers 5; this is {transformers.__version__}")
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start(folder: Path) -> str:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = [
-            str(Path(sys.executable).parent / "transformers"),
-            "serve",
-            str(folder),
-            "--port",
-            str(port),
-            "--device",
-            "cpu",
-        ]
-        log = (tmp_path / "serve.log").open("wb")
-        running.append(subprocess.Popen(command, stdout=log, stderr=log))
-        log.close()
-        for _ in range(240):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    return f"http://127.0.0.1:{port}/v1"
-            assert running[0].poll() is None, (tmp_path / "serve.log").read_text()
-            time.sleep(0.5)
-        raise AssertionError("the server did not start")
-
-    yield start
-    for server in running:
-        server.terminate()
-        server.wait()
+    with ExitStack() as running:
+        yield lambda folder: f"{running.enter_context(transformers_serve(folder, tmp_path / 'serve.log'))}/v1"
 
 
 def test_the_trained_model_answers_its_own_form_on_a_server(

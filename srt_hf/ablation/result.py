@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from srt_hf import hub
 from srt_hf.ablation.card import HEAD, lines, render
 from srt_hf.card import config_names, report_folder
 from srt_hf.errors import HubError
-from srt_hf.handwritten import read
+from srt_hf.handwritten import read, warn_of_edits
 from srt_hf.report import Provenance, render_table, write_json
 from srt_hf.schema import ABLATION_TAG, TRIPLE
 
@@ -122,12 +121,7 @@ class Ablation:
             raise HubError("No arm has a row, so there is nothing to push.")
         where: dict[str, Any] = {"private": private, "create_pr": create_pr, "revision": revision}
         existing = check_repo(repo_id, self.student, [arm.name for arm in self.arms], **where, overwrite=overwrite)
-        if read(existing.card).edited:
-            warnings.warn(
-                f"The card of {repo_id} was edited where this tool writes it anew; those edits stay in the repo's history, at "
-                f"{existing.commit}.",
-                stacklevel=2,
-            )
+        warn_of_edits(read(existing.card), repo_id, existing.commit)
         with tempfile.TemporaryDirectory() as folder:
             self.save_to_disk(folder, repo_id=repo_id, provenance=provenance, existing=existing)
             return hub.push_folder(

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srt_hf.cli import masked, option
+from srt_hf.cli import json_object, masked, option
 from srt_hf.errors import ConfigError, RequestFailed, TeacherAuthError, TeacherError, TeacherUnreachable
 from srt_hf.evaluation.sets import Question
 from srt_hf.parsing import strip_reasoning
@@ -143,7 +143,7 @@ class JudgeArguments:
                 "No judge is named with --judge.", "Give http://HOST:PORT, a Hub model id, local:MODEL or replay:FILE."
             )
         own = {name: getattr(self, f"judge_{name}") for name in ("provider", "temperature", "top_p", "seed", "max_tokens")}
-        key, further = os.environ.get("SRT_HF_JUDGE_KEY"), _object(self.judge_extra_body)
+        key, further = os.environ.get("SRT_HF_JUDGE_KEY"), json_object(self.judge_extra_body or None, "--judge_extra_body")
         with told_as("judge"):
             return Teacher(self.judge, model=self.judge_model, key=key, extra_body=further, **own, **vars(servers))
 
@@ -151,18 +151,9 @@ class JudgeArguments:
         """Who judges and how it is asked, for a results file. Raises TeacherUnreachable or TeacherAuthError: call it first."""
         asked = {name: getattr(self, f"judge_{name}") for name in ("temperature", "top_p", "seed", "max_tokens", "extra_body")}
         if asked["extra_body"]:
-            asked["extra_body"] = masked(asked["extra_body"])
+            text = asked["extra_body"]  # a config file may give a mapping
+            asked["extra_body"] = masked(text if isinstance(text, str) else json.dumps(text))
         return {**judge_identity(judge), **asked}
-
-
-def _object(text: str | None) -> dict[str, Any] | None:
-    try:
-        found = json.loads(text) if text else None
-    except ValueError:
-        found = text
-    if found is not None and not isinstance(found, dict):
-        raise ConfigError("--judge_extra_body is no JSON object.", """Write it as '{"field": value}'.""")
-    return found
 
 
 class Served(Answerer):
