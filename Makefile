@@ -24,7 +24,7 @@ drills: .venv/installed  ## the long tests
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,eval,coherence]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,eval,coherence,ray,review]'
 	touch $@
 
 .venv-tgi/installed: pyproject.toml .ci/constraints-tgi.txt
