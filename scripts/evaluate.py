@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["srt_hf[eval]"]
+# ///
 """Evaluate a model on a benchmark of the paper.
 
     python scripts/evaluate.py SUBCOMMAND [options]
@@ -17,7 +21,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from srt_hf.cli import parse, refuse, run
+from srt_hf.cli import choose_subcommand, parse, run
 
 # Subcommand -> module of srt_hf.evaluation, imported only when it is chosen. It has a docstring that is the help page, ARGUMENTS,
 # the dataclasses of its options, and main, which takes an instance of each and returns the exit code.
@@ -25,13 +29,7 @@ SUBCOMMANDS = {"pairwise": "pairwise", "human": "human", "openllm": "openllm", "
 
 
 def main() -> int:
-    chosen = sys.argv[1] if len(sys.argv) > 1 else ""
-    if chosen in ("-h", "--help"):
-        print((__doc__ or "").strip())
-        return 0
-    if chosen not in SUBCOMMANDS:
-        what = f"There is no subcommand {chosen}" if chosen else "A subcommand is missing"
-        refuse(f"{what}: it is one of {', '.join(SUBCOMMANDS)}. See --help.")
+    chosen = choose_subcommand(__doc__, SUBCOMMANDS)
     module = import_module(f"srt_hf.evaluation.{SUBCOMMANDS[chosen]}")
     arguments = parse(module.__doc__, *module.ARGUMENTS, subcommand=chosen)
     return run(lambda: module.main(*arguments), "What was answered so far is kept; the same command goes on from there.")

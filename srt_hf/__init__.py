@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from srt_hf import evaluation as evaluation
+    from srt_hf import review as review
     from srt_hf.errors import SrtError as SrtError
     from srt_hf.pipeline import recycle as recycle
     from srt_hf.pipeline import reselect as reselect
@@ -56,7 +57,7 @@ _HOME = {
     "Student": "student",
     "Teacher": "teacher",
 }
-_MODULES = ("evaluation",)
+_MODULES = ("evaluation", "review")
 __all__ = sorted([*_HOME, *_MODULES])
 
 

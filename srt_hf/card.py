@@ -12,9 +12,10 @@ from typing import Any
 
 from srt_hf.handwritten import own_part, seal
 from srt_hf.report import Provenance, Report, rounding_words
-from srt_hf.schema import FLAGS, REPO_TAG
+from srt_hf.schema import FLAGS, REPO_TAG, REVIEW_STATUSES
 from srt_hf.selection import REASONS
 
+REVIEWED = "reviewed"  # the config of the first reviewed student's table, as `default` is of the first student's
 _EXAMPLE_CHARACTERS = 800  # of each text of an example
 _BLOCK_CHARACTERS = 4_000
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
@@ -53,9 +54,14 @@ class CardData:
 def config_names(student: str) -> tuple[str, str, str]:
     """Names of the configs that a run writes: candidates, flat rows, scores."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", student.rstrip("/").rpartition("/")[2]).strip("-.") or "unnamed"
-    if slug in ("candidates", "default", "reports") or slug.endswith("-scores"):
+    if slug in ("candidates", "default", "reports", REVIEWED) or slug.endswith(("-scores", f"-{REVIEWED}")):
         slug += "-student"
     return "candidates", slug, f"{slug}-scores"
+
+
+def reviewed_config(student: str) -> str:
+    """Name of the config of what people made of a student's selection."""
+    return f"{config_names(student)[1]}-{REVIEWED}"
 
 
 def report_folder(student: str) -> str:
@@ -111,11 +117,17 @@ def _configs(card: CardData) -> list[dict[str, Any]]:
     for run in card.runs:
         candidates, flat, scores = config_names(run.student.get("student", "student"))
         # An empty split cannot be loaded back, so a run that kept nothing has no flat config.
-        wanted |= dict.fromkeys([candidates, scores, *([flat] if run.kept else [])])
+        wanted |= dict.fromkeys([candidates, scores, *([flat] if run.kept else []), *_reviewed(run)])
     others = [config for config in card.header.get("configs") or [] if config.get("config_name") not in wanted]
     first = card.runs[0]
     default = [] if _names(others, "default") or not first.kept else [config("default", _flat(first))]
-    return [config(name, name) for name in wanted] + default + others
+    reviewed = [] if _names(others, REVIEWED) else [config(REVIEWED, name) for run in card.runs for name in _reviewed(run)][:1]
+    return [config(name, name) for name in wanted] + default + reviewed + others
+
+
+def _reviewed(run: Report) -> list[str]:
+    """The config of a run's reviewed rows, where people have kept some."""
+    return [reviewed_config(run.student.get("student", "student"))] if run.review.get("kept") else []
 
 
 def _flat(run: Report) -> str:
@@ -143,10 +155,9 @@ def _values(card: CardData, data: Mapping[str, Any]) -> dict[str, Any]:
     first = card.runs[0]
     provenance = first.provenance
     default = default_student(data)
-    known = {name for run in card.runs for name in config_names(run.student.get("student", "student"))}
-    unread = [
-        str(config.get("config_name")) for config in data["configs"] if config.get("config_name") not in {*known, "default"}
-    ]
+    known = {name for run in card.runs for name in (*config_names(run.student.get("student", "student")), *_reviewed(run))}
+    known |= {"default", *([REVIEWED] if any(map(_reviewed, card.runs)) else [])}
+    unread = [str(config.get("config_name")) for config in data["configs"] if config.get("config_name") not in known]
     return {
         "title": _plain(str(data["pretty_name"])),
         "repo": json.dumps(card.repo_id, ensure_ascii=False),
@@ -178,6 +189,7 @@ def _run(report: Report, is_default: bool) -> dict[str, Any]:
             (inline(flag), f"{count:,} ({report.share(count, report.kept)})", FLAGS.get(flag, ""))
             for flag, count in report.flags.items()
         ],
+        "review": _review(report),
         "medians": list(report.medians().values()),
         "distributions": _distributions(report),
         "plots": [(_plain(plot["title"]), _plain(plot["words"]), f"{folder}/{plot['name']}.png") for plot in report.plots],
@@ -187,6 +199,16 @@ def _run(report: Report, is_default: bool) -> dict[str, Any]:
         if provenance.command
         else f"From Python, with `srt_hf.{'reselect' if report.mode == 'candidates' else 'recycle'}`.",
     }
+
+
+def _review(report: Report) -> dict[str, Any]:
+    """What people made of the run; {} where nobody was asked."""
+    review = report.review
+    if not review:
+        return {}
+    statuses = [(name, f"{count:,}", REVIEW_STATUSES.get(name, "")) for name, count in review["statuses"].items() if count]
+    alpha = "–" if review["alpha"] is None else f"{review['alpha']:.3f}"
+    return {**review, "config": "".join(_reviewed(report)), "status_lines": statuses, "alpha_words": alpha}
 
 
 def facts(report: Report) -> list[tuple[str, str, bool]]:

@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import field, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +22,8 @@ _QUERY = re.compile(r"(https?://[^\s'?]+)\?[^\s']*")
 _PATH = re.compile(r"""(?<![\w:/.~-])(?:~[^\s'"/]*(?:/[^\s'",;:{}\[\]/]+)+|(?:/[^\s'",;:{}\[\]/]+){2,})/?""")
 _SECRET = re.compile(r"""("[^"]*(?:key|token|secret|password|authorization)[^"]*"\s*:\s*")(?:[^"\\]|\\.)*(")""", re.I)
 _KIND = re.compile(r"(?:replay|local):(?=[/~.])")
-_TOKEN_OPTION = re.compile(r""" --(?:push[_-]to[_-])?hub[_-]token(?:=| )(?:'[^']*'|\S+)""")
+# Options whose values are nobody else's business: tokens, and where a private server is.
+_PRIVATE_OPTION = re.compile(r"--(?:(?:push[_-]to[_-])?hub[_-]token|argilla[_-](?:key|url))(=.*)?", re.S)
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{30,}")
 
 
@@ -98,6 +99,18 @@ def _parser(description: str | None, groups: tuple[type, ...], subcommand: str) 
     return parser
 
 
+def choose_subcommand(description: str | None, known: Collection[str]) -> str:
+    """The first word of the command line, which must be one of these. `--help` prints the description and ends the program."""
+    chosen = sys.argv[1] if len(sys.argv) > 1 else ""
+    if chosen in ("-h", "--help"):
+        print((description or "").strip())
+        sys.exit(0)
+    if chosen not in known:
+        what = f"There is no subcommand {chosen}" if chosen else "A subcommand is missing"
+        refuse(f"{what}: it is one of {', '.join(known)}. See --help.")
+    return chosen
+
+
 def refuse(complaint: str) -> NoReturn:
     """End the program over a wrong option: one line on stderr, exit code 2."""
     print(f"error: {' '.join(complaint.split())}", file=sys.stderr)
@@ -126,16 +139,29 @@ def command() -> str:
 
 
 def publishable(command: str) -> str:
-    """A command without tokens, without the queries of addresses, which may hold a secret, and with the last part of each
-    absolute path only.
+    """A command without tokens and the address of an Argilla server, without the queries of addresses, which may hold a secret,
+    and with the last part of each absolute path only.
 
     >>> publishable("python scripts/train_sft.py --dataset /home/me/rows.jsonl --hub_token hf_x --output_dir=out")
     'python scripts/train_sft.py --dataset rows.jsonl --output_dir=out'
     >>> publishable("python scripts/evaluate.py pairwise --test_sets /a/b.jsonl,/c/d.jsonl --model replay:/home/me/r.jsonl")
     'python scripts/evaluate.py pairwise --test_sets b.jsonl,d.jsonl --model replay:r.jsonl'
+    >>> publishable("python scripts/evaluate.py human --argilla_key 'a b' --argilla_dataset study --argilla-url=http://10.0.0.1")
+    'python scripts/evaluate.py human --argilla_dataset study'
     """
-    words = [_without_path(_QUERY.sub(r"\1", word)) for word in shlex.split(_TOKEN_OPTION.sub("", command))]
+    words = [_without_path(_QUERY.sub(r"\1", word)) for word in _public(shlex.split(command))]
     return _TOKEN.sub("hf_…", shlex.join(words))
+
+
+def _public(words: Iterable[str]) -> Iterator[str]:
+    """The words without private options and their values."""
+    rest = iter(words)
+    for word in rest:
+        found = _PRIVATE_OPTION.fullmatch(word)
+        if found is None:
+            yield word
+        elif not found[1]:
+            next(rest, None)  # its value
 
 
 def _without_path(word: str) -> str:

@@ -9,7 +9,9 @@
     │   ├── TeacherUnreachable    nothing answers (an outage, a wrong address)
     │   ├── TeacherAuthError      the server answers, but not to this key
     │   └── RequestFailed         this one request failed for good; `code` says why, the run goes on
-    └── HubError              the Hub refused, or a repo is not one that may be written to
+    ├── ClusterError          the Ray cluster cannot be reached, or cannot be used
+    ├── HubError              the Hub refused, or a repo is not one that may be written to
+    └── AnnotationError       the Argilla server is away or refused, or a dataset there is another one
 
 A *row's* failure (an unparsable reply, a refused request) stops no run: inside `Teacher.chat` it is `RequestFailed`, in
 the dataset an `error` code of a candidate (`schema.ERRORS`). All other classes are for what stops a run. Each carries a
@@ -82,5 +84,13 @@ class RequestFailed(TeacherError):
         self.code = code
 
 
+class ClusterError(SrtError):
+    """The Ray cluster cannot be reached, or cannot be used."""
+
+
 class HubError(SrtError):
     """The Hub refused, or the repo is not one that this tool may write to."""
+
+
+class AnnotationError(SrtError):
+    """The Argilla server is away or refused, or its dataset is not the one that is meant."""

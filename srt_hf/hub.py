@@ -177,9 +177,10 @@ def push_folder(
     overwrite: bool = False,
     parent_commit: str | None = None,
     other_students: bool = False,
+    added_to: str = "",
 ) -> str:
     """Put the folder's files into the dataset repo in one commit, and tag it; files of an earlier run in the same folders go
-    with it, and with `overwrite` all other tables and reports too.
+    with it, but for those in `added_to`, and with `overwrite` all other tables and reports too.
 
     Creates the repo and the branch `revision` where they do not exist. Returns the commit's or pull request's URL. Raises
     HubError, also where the repo is no longer at `parent_commit`, or where `other_students` selected from other candidates than
@@ -199,7 +200,7 @@ def push_folder(
                 f"{repo_id} holds the selection of another student from other candidates.",
                 "Push to another repo, or pass --overwrite to replace everything in it.",
             )
-        stale = _stale(api, repo_id, names, overwrite, revision)
+        stale = _stale(api, repo_id, {name for name in names if not name.startswith(f"{added_to}/")}, overwrite, revision)
         commit = api.create_commit(
             repo_id,
             [

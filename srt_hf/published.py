@@ -28,6 +28,7 @@ from srt_hf.schema import (
     RESPONSE,
     SCORED_BY,
     SCORED_COLUMNS,
+    SCORES_COLUMNS,
     TRIPLE,
     Score,
     features,
@@ -76,6 +77,31 @@ def load_candidates(
     return _with_scores(rows, scores, student) if scores and student and not losses else rows
 
 
+def load_run(source: str, student: str | None = None, revision: str | None = None) -> tuple[Dataset, Report]:
+    """The decided rows of a student's run, with candidates and scores, and its report, from a repo or output folder of this tool.
+
+    student: None is the only one that selected there. Raises DataError where there is no such run.
+    """
+    from datasets import concatenate_datasets
+
+    runs = [run for run in map(_report, _report_paths(source, revision)) if run]
+    names = [str(run.student.get("student")) for run in runs]
+    if not runs:
+        raise DataError(f"{source} holds no report of this tool.", "Name a repo or folder that recycle_and_push.py has written.")
+    if len(runs) > 1 if student is None else student not in names:
+        what = f"{student} has not selected in {source}" if student else f"Several students have selected in {source}"
+        raise DataError(f"{what}.", f"Name one of {', '.join(names)}.")
+    report = runs[0 if student is None else names.index(student)]
+    config = config_names(str(report.student["student"]))[2]
+    rows, scored = (
+        _own_table(source, name, columns, revision)
+        for name, columns in (("candidates", CANDIDATES_COLUMNS), (config, SCORES_COLUMNS))
+    )
+    if scored["id"][:] != rows["id"][:]:
+        raise DataError(f"The config {config} of {source} is not of its candidates: the ids are others.")
+    return concatenate_datasets([rows, scored.remove_columns("id")], axis=1), report
+
+
 def _own_table(source: str, config: str, columns: Sequence[str], revision: str | None, cure: str = _CURE) -> Dataset:
     """A table of this tool's own layout."""
     try:
@@ -107,8 +133,7 @@ def candidates_made(
     """What a card says of rows that were selected from the candidates of `source`: where those came from, by the report of the
     run that made them, else the source itself."""
     here = Path(source).exists()
-    paths = sorted(Path(source).glob("reports/*/report.json")) if here else hub.fetch_reports(source, revision)
-    runs = [run for run in map(_report, paths) if run]
+    runs = [run for run in map(_report, _report_paths(source, revision)) if run]
     first = next((run for run in runs if run.mode != "candidates"), runs[0] if runs else None)
     names: dict[str, Any] = {"command": command, "scores": scores and (Path(scores).name if Path(scores).exists() else scores)}
     if first:
@@ -116,6 +141,11 @@ def candidates_made(
     if here:
         return Provenance(Path(source).resolve().name, **names)
     return Provenance(source, True, **names, **hub.about_source(source, revision))
+
+
+def _report_paths(source: str, revision: str | None) -> Sequence[Path]:
+    folder = Path(source)
+    return sorted(folder.glob("reports/*/report.json")) if folder.exists() else hub.fetch_reports(source, revision)
 
 
 def _report(path: Path) -> Report | None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srt_hf import hub
-from srt_hf.card import CardData, config_names, default_student, render, report_folder
+from srt_hf.card import REVIEWED, CardData, config_names, default_student, render, report_folder, reviewed_config
 from srt_hf.errors import DataError, HubError
 from srt_hf.handwritten import read, warn_of_edits
 from srt_hf.journal import Journal
 from srt_hf.plots import Plot, draw
+from srt_hf.published import load_run
 from srt_hf.report import Provenance, Report
 from srt_hf.rows import flatten
 from srt_hf.schema import ABLATION_TAG, CANDIDATES_COLUMNS, FLAT_COLUMNS, SCORES_COLUMNS, features
@@ -37,13 +39,15 @@ class Recycled:
         self.report = report
         self._journal = journal
 
+    @classmethod
+    def load(cls, source: str, student: str | None = None, revision: str | None = None) -> Recycled:
+        """A student's run from a repo or output folder of this tool: candidates, scores and decisions, without the source's other
+        columns. student: None is the only one that selected there. Raises DataError where there is no such run."""
+        return cls(*load_run(source, student, revision))
+
     @cached_property
     def dataset(self) -> Dataset:
-        kept = self.rows.select([n for n, keep in enumerate(self.rows["kept"]) if keep])
-        if not len(kept):  # `map` would run no function and add no column
-            return kept.from_dict({name: [] for name in FLAT_COLUMNS}, features=features(FLAT_COLUMNS))
-        extra = [name for name in kept.column_names if name not in FLAT_COLUMNS]
-        return kept.map(flatten, remove_columns=extra, desc="Flattening").select_columns(list(FLAT_COLUMNS))
+        return flat(self.rows, FLAT_COLUMNS)
 
     @cached_property
     def candidates(self) -> Dataset:
@@ -102,17 +106,17 @@ class Recycled:
             examples=self._examples(),
             plots=[{"name": plot.name, "title": plot.title, "words": plot.words} for plot in self.plots],
         )
-        candidates, flat, scores = config_names(report.student["student"])
+        candidates, chosen, scores = config_names(report.student["student"])
         with tempfile.TemporaryDirectory(dir=target, prefix=hub.UNFINISHED) as fresh:
             new = Path(fresh)
             hub.write_table(self.candidates, new / candidates)
             hub.write_table(self.scores, new / scores)
             if report.kept:
-                hub.write_table(self.dataset, new / flat)
+                hub.write_table(self.dataset, new / chosen)
             if replies and self._journal is not None:
                 write_replies(self._journal, set(self.rows["id"]), report.teacher["writers"], new / "replies.jsonl")
             self._write_report(report, title, new / report_folder(report.student["student"]))
-            card = CardData(title, name, _in_order([report, *others], header), header, own)
+            card = CardData(title, name, in_order([report, *others], header), header, own)
             (new / "README.md").write_text(render(card), encoding="utf-8")
             hub.replace_result(target, new)
 
@@ -150,19 +154,15 @@ class Recycled:
         earlier = read(existing.card)
         warn_of_edits(earlier, repo_id, existing.commit)
         header = {name: value for name, value in earlier.header.items() if not (overwrite and name == "configs")}
-        candidates, flat, scores = config_names(student)
-        foreign = [
-            config
-            for config in header.get("configs") or []
-            if config.get("config_name") not in (candidates, flat, scores, "default")
-        ]
+        own = {*config_names(student), reviewed_config(student), "default", REVIEWED}
+        foreign = [config for config in header.get("configs") or [] if config.get("config_name") not in own]
         with tempfile.TemporaryDirectory() as folder:
             self._save(folder, repo_id, provenance or Provenance(), replies, header, others, earlier.own)
             return hub.push_folder(
                 Path(folder),
                 repo_id,
                 message=f"Recycle {self.report.rows:,} rows for {student}: {self.report.kept:,} kept",
-                tag=f"{flat}-{self.report.made}",
+                tag=f"{config_names(student)[1]}-{self.report.made}",
                 parent_commit=existing.commit,
                 other_students=bool(foreign),
                 **where,
@@ -172,6 +172,15 @@ class Recycled:
         """Three kept rows: the first, the middle and the last, so that nobody picked them."""
         count = len(self.dataset) if self.report.kept else 0
         return [self.dataset[n] for n in sorted({0, count // 2, count - 1})] if count else []
+
+
+def flat(rows: Dataset, columns: Sequence[str]) -> Dataset:
+    """The kept rows, each as its chosen pair, with these columns."""
+    kept = rows.select([n for n, keep in enumerate(rows["kept"]) if keep])
+    if not len(kept):  # `map` would run no function and add no column
+        return kept.from_dict({name: [] for name in columns}, features=features(columns))
+    extra = [name for name in kept.column_names if name not in columns]
+    return kept.map(flatten, remove_columns=extra, desc="Flattening").select_columns(list(columns))
 
 
 def top_reasons(report: Report, most: int = 3) -> str:
@@ -203,7 +212,7 @@ def other_runs(existing: hub.Existing, student: str, repo_id: str) -> list[Repor
     return found
 
 
-def _in_order(runs: list[Report], header: dict[str, Any]) -> list[Report]:
+def in_order(runs: Sequence[Report], header: Mapping[str, Any]) -> list[Report]:
     """The run first that `default` names, or else the first one."""
     slugs = [config_names(run.student["student"])[1] for run in runs]
     default = default_student(header) or slugs[0]

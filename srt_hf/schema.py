@@ -45,6 +45,7 @@ MISSING = {
     "empty_output": "there is no response to score",
     "too_long": "the prompt fills the student's window and leaves no target token, or the pass does not fit into memory",
     "not_finite": "the student's loss is not a finite number",
+    "unscored": "a person wrote the candidate, and the student has not scored it",
     "not_recorded": "published scores hold no row here, or the 0 that the paper's code writes where it failed",
 }
 
@@ -56,6 +57,16 @@ FLAGS = {
     "refusal": "the response declines the task, in English",
     "placeholder": "the text has a slot that nobody filled, such as [Your Name]",
     "other_language": "the text is in another language than the original",
+}
+
+# What reviewers made of a row (column `review_status`).
+REVIEW_STATUSES = {
+    "accepted": "people accept the recycled pair",
+    "edited": "people accept it with their corrections (origin `human`)",
+    "original": "people keep the original",
+    "dropped": "people drop the row",
+    "tie": "people are divided, so the original stays",
+    "unreviewed": "nobody has answered, so the student's decision stands",
 }
 
 NLLS = ("nll_y", "nll_y_given_x", "nll_x", "nll_x_given_y")
@@ -108,6 +119,9 @@ COLUMNS: dict[str, pa.DataType] = {
     **{f"original_{name}": pa.string() for name in TRIPLE},
     "original_ifd": pa.float64(),
     "original_r_ifd": pa.float64(),
+    "review_status": pa.string(),
+    "reviewers": pa.int32(),
+    "rating": pa.float64(),
 }
 
 REPO_TAG = "srt-hf"  # on the card of every repo of this tool; an existing repo without it is not written to
@@ -130,6 +144,8 @@ FLAT_COLUMNS = (
     "original_r_ifd",
     "flags",
 )
+REVIEW_COLUMNS = ("review_status", "reviewers", "rating")  # what a review adds
+REVIEWED_COLUMNS = (*FLAT_COLUMNS, *REVIEW_COLUMNS)
 
 
 class Candidate(TypedDict):

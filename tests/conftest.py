@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 _HOME = tempfile.TemporaryDirectory(prefix="srt_hf-tests-")
 SECRET = "hf_secretOfTheTests"
@@ -29,6 +30,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import pytest  # noqa: E402
 from hub_server import LocalHub, point_at  # noqa: E402
 from tgi_server import LocalTGI  # noqa: E402
+
+if TYPE_CHECKING:
+    from argilla_server import LocalArgilla
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -61,6 +65,20 @@ def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
         return (int(stop.value.code or 0), *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def local_argilla() -> Iterator[LocalArgilla]:
+    from argilla_server import LocalArgilla
+
+    with LocalArgilla() as server:
+        yield server
+
+
+@pytest.fixture
+def argilla(local_argilla: LocalArgilla) -> LocalArgilla:
+    """A real Argilla server, running: for the tests of `make test-review`."""
+    return local_argilla.ready()
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from test_evaluate_pairwise import Run, answers_file, here, prompts  # noqa: F401
 
+from srt_hf.agreement import majority
 from srt_hf.errors import DataError
 from srt_hf.evaluation.answers import Answer
-from srt_hf.evaluation.human import blind, disagreement, draw, majority, score_study
+from srt_hf.evaluation.human import blind, disagreement, draw, score_study
 from srt_hf.evaluation.results import Results
 from srt_hf.evaluation.sets import Question
 from srt_hf.evaluation.sheets import read_choices, write_sheet

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from srt_hf.agreement import krippendorff_alpha
 from srt_hf.evaluation import outcome, parse_verdict
-from srt_hf.evaluation.figures import interval, krippendorff_alpha, score, sign_test, summary
+from srt_hf.evaluation.figures import interval, score, sign_test, summary
 from srt_hf.evaluation.verdicts import REMINDER, judging, judging_again
 
 

@@ -22,13 +22,13 @@ from srt_hf import errors
 # A module may import from the layers above its own line, never from its own or a later one.
 LAYERS = [
     {"errors", "schema"},
-    {"prompts", "parsing", "metrics", "journal", "identity", "network"},
+    {"prompts", "parsing", "metrics", "journal", "identity", "network", "agreement"},
     {"teacher", "student", "selection", "rows"},
     {"reflection", "report", "scoring", "sources", "cli", "checks", "plots", "handwritten"},
-    {"card", "hub", "live", "estimate", "arguments", "training", "look"},
+    {"card", "hub", "live", "estimate", "arguments", "training", "look", "annotation"},
     {"published", "viewer", "model_card"},
     {"result", "evaluation"},
-    {"pipeline"},
+    {"pipeline", "review"},
     {"ablation"},
 ]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from srt_hf.agreement import krippendorff_alpha as krippendorff_alpha
 from srt_hf.evaluation.verdicts import Verdict as Verdict
 from srt_hf.evaluation.verdicts import outcome as outcome
 from srt_hf.evaluation.verdicts import parse_verdict as parse_verdict
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from srt_hf.evaluation.cards import model_index as model_index
     from srt_hf.evaluation.cards import write_card as write_card
     from srt_hf.evaluation.figures import interval as interval
-    from srt_hf.evaluation.figures import krippendorff_alpha as krippendorff_alpha
     from srt_hf.evaluation.figures import score as score
     from srt_hf.evaluation.figures import sign_test as sign_test
     from srt_hf.evaluation.figures import summary as summary
@@ -41,7 +41,6 @@ _HOME = {
     "compare": "results",
     "interval": "figures",
     "judge_pairs": "pairwise",
-    "krippendorff_alpha": "figures",
     "load_sets": "sets",
     "model_index": "cards",
     "score": "figures",
@@ -49,7 +48,7 @@ _HOME = {
     "summary": "figures",
     "write_card": "cards",
 }
-__all__ = sorted([*_HOME, "Verdict", "outcome", "parse_verdict"])
+__all__ = sorted([*_HOME, "Verdict", "krippendorff_alpha", "outcome", "parse_verdict"])
 
 
 def __getattr__(name: str) -> Any:

@@ -87,24 +87,3 @@ def spread(values: Iterable[float]) -> dict[str, float] | None:
 def count(names: Iterable[str]) -> dict[str, int]:
     """How often each occurs, the most frequent first."""
     return dict(Counter(names).most_common())
-
-
-def krippendorff_alpha(ratings: Iterable[Sequence[str]]) -> float | None:
-    """Krippendorff's alpha for nominal values (Krippendorff 2011, Computing Krippendorff's Alpha-Reliability, section C).
-
-    ratings: of each unit the values that it was given, in any order and any number; units with fewer than two are left out.
-    1 is perfect agreement, 0 what chance gives. None where there is nothing to compare: no unit
-    with two values, or one value only.
-
-    >>> krippendorff_alpha([["a", "a"], ["b", "b"], ["a", "b"], ["b", "b"]])
-    0.5333333333333333
-    """
-    units = [list(unit) for unit in ratings if len(unit) > 1]
-    totals = count(value for unit in units for value in unit)
-    n = sum(totals.values())
-    if len(totals) < 2:
-        return None
-    # Ordered pairs of unlike values: within units (weighted by 1 / (values of the unit − 1)), and among all values.
-    within = sum(sum(len(unit) - unit.count(value) for value in unit) / (len(unit) - 1) for unit in units)
-    among = sum(total * (n - total) for total in totals.values())
-    return 1 - (n - 1) * within / among

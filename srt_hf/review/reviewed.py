@@ -1,0 +1,146 @@
+"""What a review leaves: the table, everybody's answers, and the place of both beside the run, in its folder or repo."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from srt_hf import hub
+from srt_hf.card import CardData, config_names, render, report_folder, reviewed_config
+from srt_hf.errors import HubError
+from srt_hf.handwritten import read, warn_of_edits
+from srt_hf.report import Report, render_table
+from srt_hf.result import flat, in_order, other_runs
+from srt_hf.schema import REVIEW_STATUSES, REVIEWED_COLUMNS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# What two reports of one run have in common, however it was saved.
+_SAME_RUN = ("rows", "kept", "rule", "keep", "reasons", "scores")
+
+
+class Reviewed:
+    """The result of `pull`.
+
+    rows: every row, decided by people where they decided (columns schema.REVIEW_COLUMNS besides). dataset: the pairs that are
+    kept now, flat (schema.REVIEWED_COLUMNS), ready for SFT. report: the run's, with the review in its field `review`. answers:
+    all that anybody answered, drafts included, with {id, shown, user, status, values}.
+    """
+
+    def __init__(self, rows: Dataset, report: Report, answers: list[dict[str, Any]]) -> None:
+        self.rows = rows
+        self.report = report
+        self.answers = answers
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        rows = self.rows
+        if self.report.review["only_reviewed"]:
+            rows = rows.select([n for n, status in enumerate(rows["review_status"]) if status != "unreviewed"])
+        return flat(rows, REVIEWED_COLUMNS)
+
+    @property
+    def config(self) -> str:
+        """The name of the dataset's config."""
+        return reviewed_config(self._student)
+
+    @property
+    def _student(self) -> str:
+        return str(self.report.student["student"])
+
+    def save_to_disk(self, folder: str | Path) -> None:
+        """Write the dataset as Parquet into a folder of its config's name, and `answers.jsonl`, which no push uploads. Where the
+        folder is the run's own, its card and report are brought up to date. Raises ConfigError where it cannot be written, or
+        holds other things."""
+        target = Path(folder).resolve()
+        if not target.is_dir() or not (target / "answers.jsonl").exists():
+            hub.check_folder(target)
+        lines = (json.dumps(answer, ensure_ascii=False) + "\n" for answer in self.answers)
+        (target / "answers.jsonl").write_text("".join(lines), encoding="utf-8")
+        paths = tuple(sorted(target.glob("reports/*/report.json")))
+        readme = target / "README.md"
+        card = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+        run = self._own_run(paths)
+        if run is None:
+            self._write_table(target)
+        else:
+            self._write(target, hub.Existing(None, card, paths), run, str(folder))
+
+    def push_to_hub(self, repo_id: str, *, create_pr: bool = False, revision: str | None = None) -> str:
+        """Add the dataset to the run's repo in one commit, with card and report brought up to date, and return the commit's URL.
+
+        Raises HubError: nobody kept anything, the repo does not hold this run, a wrong token, or somebody else's commit at the
+        same moment.
+        """
+        if not self.report.review["kept"]:
+            raise HubError("No row is kept after the review, so there is nothing to push.")
+        existing = hub.check_target(repo_id, revision=revision, create_pr=create_pr)
+        run = self._own_run(existing.reports)
+        if run is None:
+            raise HubError(
+                f"{repo_id} does not hold the run of {self._student} that was reviewed.",
+                "Push to the repo that the rows came from; another run there needs a review of its own.",
+            )
+        warn_of_edits(read(existing.card), repo_id, existing.commit)
+        with tempfile.TemporaryDirectory() as folder:
+            self._write(Path(folder), existing, run, repo_id)
+            return hub.push_folder(
+                Path(folder),
+                repo_id,
+                message=f"Review {self.report.review['reviewed']:,} rows of {self._student}: {self.report.review['kept']:,} kept",
+                tag=f"{self.config}-{self.report.made}",
+                create_pr=create_pr,
+                revision=revision,
+                parent_commit=existing.commit,
+                added_to=report_folder(self._student),
+            )
+
+    def _own_run(self, reports: tuple[Path, ...]) -> Report | None:
+        """The report of the run that was reviewed, if it is among these."""
+        for path in reports:
+            if path.parent.name == config_names(self._student)[1]:
+                found = Report.load(path)
+                return found if all(getattr(found, name) == getattr(self.report, name) for name in _SAME_RUN) else None
+        return None
+
+    def _write(self, folder: Path, existing: hub.Existing, run: Report, name: str) -> None:
+        """Table, report and card, as they stand beside the run."""
+        earlier = read(existing.card)
+        report = replace(run, review=self.report.review)
+        runs = in_order([report, *other_runs(existing, self._student, name)], earlier.header)
+        self._write_table(folder)
+        path = folder / report_folder(self._student) / "report.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        report.save(path)
+        card = CardData(name.rstrip("/").rpartition("/")[2], name, runs, earlier.header, earlier.own)
+        (folder / "README.md").write_text(render(card), encoding="utf-8")
+
+    def _write_table(self, folder: Path) -> None:
+        """The dataset in its own folder, in place of an earlier pull's; no folder where nothing is kept, since an empty split
+        cannot be loaded back."""
+        table = folder / self.config
+        if table.is_dir():
+            shutil.rmtree(table)
+        if self.report.review["kept"]:
+            hub.write_table(self.dataset, table)
+
+    def table(self) -> str:
+        """The review as the one table that a command prints at its end."""
+        found = self.report.review
+        lines = [["rows", f"{self.report.rows:,}"], ["decided by people", f"{found['reviewed']:,}"]]
+        lines += [[f"  {name}", f"{found['statuses'].get(name, 0):,}"] for name in REVIEW_STATUSES if found["statuses"].get(name)]
+        alpha = "–" if found["alpha"] is None else f"{found['alpha']:.3f}"
+        several = (
+            f"{found['answered_by_several']:,} rows answered by several, {found['all_alike']:,} of them alike, alpha {alpha}"
+        )
+        lines += [["reviewers", f"{found['reviewers']:,}"], ["agreement", several]]
+        edits = f"{found['edits']:,}, {found['edits_not_taken']:,} of them not chosen"
+        lines += [["corrections", edits], ["kept", f"{found['kept']:,}"]]
+        others = ("fewer_answers_than_asked", "outdated", "undecided", "drafts", "discarded")
+        return render_table(["", ""], lines + [[name.replace("_", " "), f"{found[name]:,}"] for name in others if found[name]])
