@@ -11,9 +11,10 @@ import html
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,12 +55,14 @@ class Answer(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """A record as it is on the server. complete: whether it has as many submitted answers as the dataset asks for."""
+    """A record as it is on the server. complete: whether it has as many submitted answers as the dataset asks for. written: when
+    what is shown was last written."""
 
     id: str
     metadata: Mapping[str, Any]
     answers: Sequence[Answer]
     complete: bool
+    written: datetime
 
     @property
     def submitted(self) -> list[Answer]:
@@ -160,6 +163,12 @@ def _shape(settings: Settings) -> list[Any]:
     return [fields, sorted(questions), sorted(item.name for item in settings.metadata)]
 
 
+def unsure(there: Iterable[Answered]) -> set[str]:
+    """Ids of the records that were written last. A server that died may have stored but not indexed them: then they are in no
+    reviewer's queue until they are sent again."""
+    return {record.id for record in sorted(there, key=lambda record: record.written)[-_BATCH:]}
+
+
 def send(dataset: Dataset, records: Sequence[Record], url: str) -> None:
     """Add records, or bring those up to date whose ids are there; answers stay as they are. Shows a progress bar. Raises
     AnnotationError where the server fails; what was sent so far stays."""
@@ -183,9 +192,8 @@ def read(dataset: Dataset, url: str) -> Iterator[Answered]:
             page = records.list(dataset.id, offset=first, limit=_PAGE, with_suggestions=False)
         for record in page:
             metadata = {entry.name: entry.value for entry in record.metadata}
-            yield Answered(
-                str(record.external_id), metadata, [_answer(given) for given in record.responses], record.status == "completed"
-            )
+            answers = [_answer(given) for given in record.responses]
+            yield Answered(str(record.external_id), metadata, answers, record.status == "completed", record.updated_at)
         if len(page) < _PAGE:
             return
 

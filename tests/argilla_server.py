@@ -18,9 +18,12 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from elasticsearch_stand_in import ElasticsearchStandIn
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 ENVIRONMENT = Path(__file__).parent.parent / ".venv-argilla"
 WORKSPACE = "reviews"
@@ -162,6 +165,20 @@ class LocalArgilla:
         if item["error"]:
             raise ValueError(item["error"]["detail"])
         return str(item["item"]["id"])
+
+    def visit(self, browser: Browser, dataset: object, user: str) -> Page:
+        """The page on which a user answers a dataset (its id on the server), in a fresh window, when the first record is there.
+        Whatever of a record's text becomes a script may set `window.top.ran`."""
+        page = browser.new_context(viewport={"width": 1500, "height": 1250}).new_page()
+        page.goto(f"{self.url}/sign-in")
+        page.fill("input[type=text]", user)
+        page.fill("input[type=password]", PASSWORD)
+        page.keyboard.press("Enter")
+        page.wait_for_url(lambda url: "sign-in" not in url)
+        page.goto(f"{self.url}/dataset/{dataset}/annotation-mode")
+        page.wait_for_selector("text=Submit")
+        page.wait_for_selector(".markdown-render")
+        return page
 
     def _answers(self) -> bool:
         try:

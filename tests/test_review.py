@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings(UPLOAD_WARNING),
 ]
 REPO = "tester/made"
+NOW = datetime(2026, 11, 21)
 
 
 def candidate(origin: str, instruction: str, output: str, **more: Any) -> dict[str, Any]:
@@ -165,7 +167,7 @@ def answered(recycled: Recycled, answers: dict[int, list[dict[str, Any]]], **mor
     for n, values in answers.items():
         row = recycled.rows[n]
         metadata = {"shown": shown(row, proposal(row) or 0), **more}
-        found[row["id"]] = Answered(row["id"], metadata, say(*values), True)
+        found[row["id"]] = Answered(row["id"], metadata, say(*values), True, NOW)
     return found
 
 
@@ -200,8 +202,8 @@ def test_what_a_review_comes_to(loaded: Recycled) -> None:
     records = answered(loaded, {0: [ACCEPT], 1: [KEEP, KEEP], 2: [DROP, ACCEPT], 3: [edited], 4: [DROP], 5: [{"comment": "?"}]})
     records |= answered(loaded, {6: [ACCEPT]}, shown="other words")
     late = loaded.rows[7]["id"]
-    records[late] = Answered(late, {}, [Answer("a", "draft", ACCEPT), Answer("b", "discarded", {})], False)
-    records["gone"] = Answered("gone", {}, say(ACCEPT), True)
+    records[late] = Answered(late, {}, [Answer("a", "draft", ACCEPT), Answer("b", "discarded", {})], False, NOW)
+    records["gone"] = Answered("gone", {}, say(ACCEPT), True, NOW)
     with pytest.warns(UserWarning, match="1 rows were answered when they had other words"):
         reviewed = apply_answers(loaded, records)
     found = reviewed.report.review

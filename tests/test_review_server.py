@@ -13,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from argilla_server import LocalArgilla
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.review
 
@@ -166,3 +167,198 @@ def test_a_server_that_dies_in_the_middle_comes_back_with_what_it_had(argilla: L
 def test_the_web_page_is_there(argilla: LocalArgilla) -> None:
     with urllib.request.urlopen(argilla.url, timeout=60) as page:
         assert b"Argilla" in page.read()
+
+
+# The review itself -------------------------------------------------------------------------------------------------------------
+
+
+def made(count: int, pairs: Any = None) -> Any:
+    """A run of so many rows; every third's student prefers the original. pairs: row's place -> another response."""
+    from datasets import Dataset
+
+    from srt_hf import Recycled, select
+    from srt_hf.report import Report, measure
+    from srt_hf.schema import CANDIDATE, SCORE
+
+    nothing, unscored = ({field.name: None for field in struct} for struct in (CANDIDATE, SCORE))
+    rows = []
+    for n in range(count):
+        texts = [("original", f"Say {n}.", f"{n}"), ("response", f"Say {n}.", (pairs or {}).get(n, f"It is {n}.\n\n<b>{n}</b>"))]
+        candidates = [
+            {
+                **nothing,
+                "origin": origin,
+                "instruction": said,
+                "input": "",
+                "output": output,
+                "critique": "Too short.",
+                "sample": 0,
+            }
+            for origin, said, output in texts
+        ]
+        numbers = [(0.8, 0.8), (0.7, 0.9 if n % 3 == 0 else 0.5 + n / count / 10)]
+        scores = [{**unscored, "ifd": ifd, "r_ifd": r_ifd} for ifd, r_ifd in numbers]
+        row = {"id": f"row-{n}", "instruction": texts[0][1], "input": "", "output": texts[0][2]}
+        row |= {"candidates": candidates, "scores": scores, "scored_by": {"student": "org/student", "template": "vicuna"}}
+        rows.append({**row, **select(row), "flags": []})
+    report = Report("exhaustive", "paper", "reflected", student={"student": "org/student", "template": "vicuna"})
+    return Recycled(Dataset.from_list(rows), measure(report, rows))
+
+
+@pytest.fixture
+def place(argilla: LocalArgilla) -> Any:
+    from srt_hf.review import Place
+
+    return Place(f"review-{uuid.uuid4().hex[:8]}", argilla.url, argilla.owner_key)
+
+
+def ids(client: Any, place: Any) -> dict[str, Any]:
+    """Row id -> the record's id on the server."""
+    return {name: record.id for name, record in read(client, client.datasets(place.dataset, workspace="reviews")).items()}
+
+
+PREFILLED = {"instruction": "Say 1.", "response": "It is 1.\n\n<b>1</b>"}
+
+
+def test_push_answers_pull_and_push_again(argilla: LocalArgilla, client: Any, place: Any) -> None:
+    from srt_hf import review
+
+    run = made(30)
+    pushed = review.push(run, place, review.Picking(limit=20), min_submitted=3)
+    assert pushed == (20, 0, 0, 0)
+    record = ids(client, place)
+    for user, decision in (("ada", "recycled"), ("bob", "recycled"), ("eve", "drop")):
+        argilla.respond(record["row-0"], user, {"decision": decision, "rating": 3, "comment": "so"})
+    corrected = {"decision": "recycled", **PREFILLED, "response": "It is 1, by a person.\n"}  # the page's editor ends the line
+    for user in ("ada", "bob"):
+        argilla.respond(record["row-1"], user, corrected)
+    argilla.respond(record["row-2"], "ada", {"decision": "original"})
+    argilla.respond(record["row-2"], "bob", {"decision": "drop"})
+    argilla.respond(record["row-3"], "ada", {"decision": "drop"}, "draft")
+    argilla.respond(record["row-4"], "bob", {}, "discarded")
+    argilla.respond(record["row-5"], "eve", {"decision": "drop"})
+    argilla.respond(record["row-5"], "eve", {"decision": "original"})  # a changed mind
+    done = review.status(place)
+    assert (done["total"], done["completed"]) == (20, 1)
+    assert done["users"]["ada"] == {"submitted": 3, "draft": 1, "discarded": 0} and done["users"]["bob"]["discarded"] == 1
+
+    reviewed = review.pull(run, place)
+    statuses = dict(zip(reviewed.rows["id"], reviewed.rows["review_status"], strict=True))
+    assert {name: status for name, status in statuses.items() if status != "unreviewed"} == {
+        "row-0": "accepted", "row-1": "edited", "row-2": "tie", "row-5": "original"
+    }  # fmt: skip
+    flat = {row["id"]: row for row in reviewed.dataset}
+    assert flat["row-1"]["output"] == "It is 1, by a person." and flat["row-1"]["origin"] == "human"
+    assert flat["row-2"]["output"] == "2" and flat["row-0"]["rating"] == 3 and flat["row-0"]["reviewers"] == 3
+    found = reviewed.report.review
+    assert (found["reviewers"], found["drafts"], found["discarded"], found["fewer_answers_than_asked"]) == (3, 1, 1, 3)
+    assert len(reviewed.answers) == 10 and "so" in str(reviewed.answers)
+
+    # More rows, some with other words by now: what is answered stays as the reviewers saw it, and what was answered stays too.
+    other = made(30, {1: "other words", 10: "other words"})
+    assert review.push(other, place, min_submitted=3) == (10, 1, 18, 1)
+    assert review.push(other, place, min_submitted=3) == (0, 0, 29, 1)
+    held = read(client, client.datasets(place.dataset, workspace="reviews"))
+    assert len(held) == 30 and {name: held[name].id for name in record} == record
+    assert "by a person" not in held["row-1"].fields["pair"] and "other" not in held["row-1"].fields["pair"]
+    assert "other" in held["row-10"].fields["pair"] and answers(held["row-1"], argilla)["ada"] == ("submitted", corrected)
+    with pytest.warns(UserWarning, match="1 rows were answered when they had other words"):
+        again = review.pull(other, place)
+    assert dict(zip(again.rows["id"], again.rows["review_status"], strict=True))["row-1"] == "unreviewed"
+    assert review.pull(run, place).rows.to_list() == reviewed.rows.to_list()
+
+
+def test_five_thousand_records_and_a_server_that_dies(argilla: LocalArgilla, client: Any, place: Any) -> None:
+    from srt_hf import review
+    from srt_hf.errors import AnnotationError
+
+    run = made(5000)
+    argilla.stop_at_bulk(8)
+    with pytest.raises(AnnotationError, match=r"No Argilla server answers .* the same command sends the rest"):
+        review.push(run, place)
+    argilla.ready()
+    pushed = review.push(run, place)
+    assert pushed == (3000, 0, 2000, 0)
+    dataset = client.datasets(place.dataset, workspace="reviews")
+    assert len(argilla.search.indices[f"rg.{dataset.id}"]) == 5000  # what was stored but not indexed is in the queue now
+    record = {
+        found.external_id: found.id
+        for first in range(0, 5000, 1000)
+        for found in client.api.records.list(dataset.id, first, 1000)
+    }
+    assert len(record) == 5000
+    argilla.respond(record["row-4999"], "eve", {"decision": "drop"})
+    reviewed = review.pull(run, place)
+    assert reviewed.report.review["statuses"] == {"dropped": 1, "unreviewed": 4999}
+    assert reviewed.rows[4999]["kept"] is False and reviewed.rows[4998]["reason"] == run.rows[4998]["reason"]
+
+
+def test_what_is_wrong_is_one_line(argilla: LocalArgilla, client: Any, place: Any) -> None:
+    from dataclasses import replace
+
+    from srt_hf import review
+    from srt_hf.errors import AnnotationError
+
+    run = made(3)
+    make_dataset(client, argilla.workspace)
+    taken = next(dataset.name for dataset in client.datasets if dataset.name.startswith("smoke"))
+    wrong = [
+        (replace(place, api_key="nobody"), "does not accept this key"),
+        (replace(place, api_url="127.0.0.1"), "No Argilla server answers at 127.0.0.1"),
+        (replace(place, api_url=f"{argilla.url}/no/such/path"), "is no Argilla server"),
+        (replace(place, workspace="elsewhere"), "There is no workspace elsewhere .* Choose from reviews"),
+        (replace(place, dataset=taken), "has other fields or questions. Name another"),
+        (replace(place, api_key=argilla.annotator_keys["ada"]), "may not do that"),
+    ]
+    for there, complaint in wrong:
+        with pytest.raises(AnnotationError, match=complaint) as error:
+            review.push(run, there)
+        assert "\n" not in str(error.value) and "nobody" not in str(error.value)
+    with pytest.raises(AnnotationError, match="There is no dataset review-"):
+        review.pull(run, place)
+    review.push(run, place)
+    with pytest.warns(UserWarning, match="asks for 1 answers to a record, not 2"):
+        review.push(run, place, min_submitted=2)
+    stranger = made(3)
+    stranger.report.student = {"student": "org/another"}
+    for act in (review.push, review.pull):
+        with pytest.raises(AnnotationError, match="the review of org/student's choice, not of org/another's"):
+            act(stranger, place)
+
+
+HOSTILE = """<img src=x onerror="window.top.ran = 1"> <script>window.top.ran = 2</script> <b>bold</b>
+
+# Heading $x^2$ **strong** `code`
+
+    indented </td></table></div> <style>body { display: none }</style> $& $' #TEMPLATE# {{record}}"""
+
+
+def test_the_page_shows_what_strangers_wrote_and_runs_none_of_it(
+    argilla: LocalArgilla, client: Any, place: Any, browser: Browser
+) -> None:
+    from srt_hf import review
+
+    run = made(1, {0: HOSTILE})
+    run.rows = run.rows.map(lambda row: {"candidates": [{**one, "critique": HOSTILE} for one in row["candidates"]]})
+    review.push(run, place)
+    dataset = client.datasets(place.dataset, workspace="reviews")
+    page = argilla.visit(browser, dataset.id, "ada")
+    shown = page.locator(".markdown-render")
+    for text in (
+        '<img src=x onerror="window.top.ran = 1">',
+        "# Heading $x^2$ **strong** `code`",
+        "    indented </td></table></div>",
+    ):
+        assert text in shown.nth(0).inner_text() and text in shown.nth(1).inner_text()
+    assert shown.locator("img, script, style, b:text-is('bold'), h1, .katex").count() == 0
+    page.get_by_text("Guidelines").first.click()
+    page.wait_for_selector("text=What you are asked")
+    assert page.evaluate("window.ran") is None
+    page.locator("label", has_text="Accept the recycled pair").click()
+    page.get_by_text("Submit", exact=True).click()
+    page.wait_for_timeout(1000)
+    (answer,) = review.pull(run, place).answers  # what was there already is no correction
+    assert answer["status"] == "submitted" and answer["values"]["response"] == HOSTILE
+    assert review.pull(run, place).report.review["statuses"]["accepted"] == 1
+    assert page.evaluate("window.ran") is None
+    page.context.close()

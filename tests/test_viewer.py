@@ -8,7 +8,6 @@ import hashlib
 import json
 import random
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -199,18 +198,6 @@ setInterval(() => { const now = performance.now(); window.gap = Math.max(window.
 const look = (list) => { for (const task of list.getEntries()) window.longest = Math.max(window.longest, task.duration); };
 new PerformanceObserver(look).observe({ type: "longtask", buffered: true });
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome on the PATH")
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from srt_hf.annotation import Answered, Place, progress, read, send
+from srt_hf.annotation import Answered, Place, progress, read, send, unsure
 from srt_hf.checks import flag
 from srt_hf.errors import AnnotationError, ConfigError
 from srt_hf.result import Recycled
@@ -92,6 +92,7 @@ def push(recycled: Recycled, place: Place, picking: Picking | None = None, *, mi
     dataset = place.open(lambda: settings(report, min_submitted))
     there = {found.id: found for found in read(dataset, place.url)}
     _check_student(there, place, str(report.student.get("student")))
+    again = unsure(there.values())
     records, counts = [], {"added": 0, "updated": 0, "unchanged": 0, "answered": 0}
     for row in recycled.rows.select(chosen):
         n = proposal(row) or 0  # picked rows have one
@@ -99,7 +100,7 @@ def push(recycled: Recycled, place: Place, picking: Picking | None = None, *, mi
         same = known is not None and known.metadata.get("shown") == shown(row, n)
         what = "added" if known is None else "unchanged" if same else "answered" if known.answers else "updated"
         counts[what] += 1
-        if what in ("added", "updated"):
+        if what in ("added", "updated") or (what == "unchanged" and row["id"] in again):
             records.append(record(row, n, report))
     send(dataset, records, place.url)
     return Pushed(**counts)

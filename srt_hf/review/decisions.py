@@ -28,8 +28,8 @@ def edit_of(answer: Answer, candidate: Mapping[str, Any]) -> Edit | None:
     """The candidate's pair with this person's corrections; None where nothing differs but for white space, or nothing is left."""
     texts = []
     for question, name in (("instruction", "instruction"), ("response", "output")):
-        given, there = str(answer.values.get(question) or ""), candidate[name] or ""
-        texts.append(_plain(given) if _plain(given) and _plain(given) != _plain(there) else there)
+        given, there = _plain(str(answer.values.get(question) or "")), candidate[name] or ""
+        texts.append(given if given and given != _plain(there) else there)
     return None if texts == [candidate["instruction"] or "", candidate["output"] or ""] else Edit(*texts)
 
 
