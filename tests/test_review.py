@@ -105,6 +105,11 @@ def test_corrections_that_differ_all_stay_and_none_is_taken() -> None:
     assert [entry["sample"] for entry in row["candidates"] if entry["origin"] == "human"] == [0, 1, 2]
 
 
+@pytest.mark.parametrize(("as_shown", "status"), [(0, "edited"), (1, "edited"), (2, "accepted")])
+def test_a_correction_stands_unless_more_accept_the_pair_as_it_is(as_shown: int, status: str) -> None:
+    assert after(ACCEPT | {"response": "3"}, *[ACCEPT] * as_shown)["review_status"] == status
+
+
 @pytest.mark.parametrize("typed", ["The sum is 3.\n", " The sum\xa0is 3. ", "The sum is 3.  \r\n", "", None, "  \n"])
 def test_what_a_browser_adds_is_no_correction(typed: str | None) -> None:
     assert edit_of(Answer("u", "submitted", {"response": typed}), ROW["candidates"][2]) is None

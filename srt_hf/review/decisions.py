@@ -54,8 +54,8 @@ class Decided:
 def decide(row: Mapping[str, Any], answers: Sequence[Answer]) -> Decided | None:
     """What submitted answers decide: the majority, the original where two lead. None where nobody decided anything.
 
-    Of several who accept the recycled pair, some with corrections, most decide again; where two versions lead, the pair stands as
-    it was shown. Corrections of those who did not accept it decide nothing.
+    Of several who accept the recycled pair, a correction is taken that most correctors agree on, unless more people accept the
+    pair as it was shown. Corrections of those who did not accept it decide nothing.
     """
     n = proposal(row)
     given = [answer for answer in answers if answer.values.get("decision") in (RECYCLED, KEEP, DROP)]
@@ -72,9 +72,11 @@ def decide(row: Mapping[str, Any], answers: Sequence[Answer]) -> Decided | None:
 
 
 def _version(versions: Sequence[Edit | None]) -> Edit | None:
-    """The version that more than any other is; None, the pair as it was shown, where two lead."""
-    ranked = Counter(versions).most_common(2)
-    return None if len(ranked) > 1 and ranked[0][1] == ranked[1][1] else ranked[0][0]
+    """The correction that more people made than any other, and no fewer than left the pair as it was shown; None is that pair."""
+    ranked = Counter(version for version in versions if version).most_common(2)
+    if not ranked or (len(ranked) > 1 and ranked[0][1] == ranked[1][1]) or ranked[0][1] < list(versions).count(None):
+        return None
+    return ranked[0][0]
 
 
 def _mean_rating(answers: Sequence[Answer]) -> float | None:
