@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import count
+from itertools import count as counting
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from srt_hf.cli import option
@@ -169,25 +170,29 @@ def unsure(there: Iterable[Answered]) -> set[str]:
     return {record.id for record in sorted(there, key=lambda record: record.written)[-_BATCH:]}
 
 
-def send(dataset: Dataset, records: Sequence[Record], url: str) -> None:
-    """Add records, or bring those up to date whose ids are there; answers stay as they are. Shows a progress bar. Raises
+def send(dataset: Dataset, records: Iterable[Record], count: int, url: str) -> None:
+    """Add so many records, or bring those up to date whose ids are there; answers stay as they are. Shows a progress bar. Raises
     AnnotationError where the server fails; what was sent so far stays."""
     from tqdm import tqdm
 
-    with _argilla_errors(url, "What was sent so far is there; the same command sends the rest."):
-        for record in records:
-            record.dataset = dataset
-        # Not `dataset.records.log`: it takes the answers that come back apart, and fails on some (argilla 2.8).
-        for first in tqdm(range(0, len(records), _BATCH), desc="Sending records", unit="batch", disable=not records):
-            batch = [record.api_model() for record in records[first : first + _BATCH]]
-            dataset._client.api.records.bulk_upsert(dataset.id, batch)
+    rest = iter(records)
+    with (
+        _argilla_errors(url, "What was sent so far is there; the same command sends the rest."),
+        tqdm(total=count, desc="Sending records", unit="record", disable=not count) as bar,
+    ):
+        while batch := list(islice(rest, _BATCH)):
+            for record in batch:
+                record.dataset = dataset
+            # Not `dataset.records.log`: it takes the answers that come back apart, and fails on some (argilla 2.8).
+            dataset._client.api.records.bulk_upsert(dataset.id, [record.api_model() for record in batch])
+            bar.update(len(batch))
 
 
 def read(dataset: Dataset, url: str) -> Iterator[Answered]:
     """The records with everybody's answers, in the order in which they were added. Raises AnnotationError."""
     # Not `dataset.records`: it loses answers without values.
     records = dataset._client.api.records
-    for first in count(0, _PAGE):
+    for first in counting(0, _PAGE):
         with _argilla_errors(url):
             page = records.list(dataset.id, offset=first, limit=_PAGE, with_suggestions=False)
         for record in page:

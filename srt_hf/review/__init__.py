@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -18,9 +19,10 @@ from typing import Any, NamedTuple
 from srt_hf.annotation import Answered, Place, progress, read, send, unsure
 from srt_hf.checks import flag
 from srt_hf.errors import AnnotationError, ConfigError
+from srt_hf.report import Report
 from srt_hf.result import Recycled
 from srt_hf.review.decisions import Tally, apply
-from srt_hf.review.records import proposal, record, settings, shown
+from srt_hf.review.records import metadata, proposal, record, settings
 from srt_hf.review.reviewed import Reviewed
 from srt_hf.selection import REASONS, Selector
 
@@ -93,17 +95,29 @@ def push(recycled: Recycled, place: Place, picking: Picking | None = None, *, mi
     there = {found.id: found for found in read(dataset, place.url)}
     _check_student(there, place, str(report.student.get("student")))
     again = unsure(there.values())
-    records, counts = [], {"added": 0, "updated": 0, "unchanged": 0, "answered": 0}
-    for row in recycled.rows.select(chosen):
-        n = proposal(row) or 0  # picked rows have one
-        known = there.get(row["id"])
-        same = known is not None and known.metadata.get("shown") == shown(row, n)
-        what = "added" if known is None else "unchanged" if same else "answered" if known.answers else "updated"
+    counts, sent = Counter[str](), []
+    for n, row in zip(chosen, recycled.rows.select(chosen), strict=True):
+        what = _what_to_do(row, there.get(row["id"]), report)
         counts[what] += 1
         if what in ("added", "updated") or (what == "unchanged" and row["id"] in again):
-            records.append(record(row, n, report))
-    send(dataset, records, place.url)
-    return Pushed(**counts)
+            sent.append(n)
+    records = (record(row, _shown_candidate(row), report) for row in recycled.rows.select(sent))
+    send(dataset, records, len(sent), place.url)
+    return Pushed(*(counts[name] for name in Pushed._fields))
+
+
+def _shown_candidate(row: Mapping[str, Any]) -> int:
+    return proposal(row) or 0  # picked rows have one
+
+
+def _what_to_do(row: Mapping[str, Any], known: Answered | None, report: Report) -> str:
+    """Which of the counts of `Pushed` a row belongs to; known: its record on the server."""
+    if known is None:
+        return "added"
+    wanted = metadata(row, _shown_candidate(row), report)
+    if known.metadata == wanted:
+        return "unchanged"
+    return "answered" if known.answers and known.metadata.get("shown") != wanted["shown"] else "updated"
 
 
 def _check_student(there: Mapping[str, Answered], place: Place, student: str) -> None:

@@ -109,10 +109,9 @@ def record(row: Mapping[str, Any], n: int, report: Report) -> Record:
     """A row with the candidate `n` beside the original."""
     import argilla as rg
 
-    selector = Selector(report.rule, report.keep)
     candidate, student = row["candidates"][n], str(report.student.get("student"))
     agent = " ".join(_AGENT.sub(" ", student).split())[:200] or "student"
-    margin = selector.margin(row)
+    margin = Selector(report.rule, report.keep).margin(row)
     suggested = [rg.Suggestion("decision", suggestion(row), score=min(1.0, margin), agent=agent)]
     for question, text in (("instruction", candidate["instruction"]), ("response", candidate["output"])):
         if text:
@@ -120,13 +119,14 @@ def record(row: Mapping[str, Any], n: int, report: Report) -> Record:
     return rg.Record(
         id=row["id"],
         fields={"pair": _pair(row, n), "critique": _critique(candidate), "scores": _scores(row, n, margin, report)},
-        metadata=_metadata(row, n, selector, student),
+        metadata=metadata(row, n, report),
         suggestions=suggested,
     )
 
 
-def _metadata(row: Mapping[str, Any], n: int, selector: Selector, student: str) -> dict[str, Any]:
-    """What reviewers filter and sort by; what is unknown is left out."""
+def metadata(row: Mapping[str, Any], n: int, report: Report) -> dict[str, Any]:
+    """What reviewers filter and sort by, of a row with the candidate `n` beside the original; what is unknown is left out."""
+    selector = Selector(report.rule, report.keep)
     candidates, scores = row["candidates"], row["scores"]
     first = of_origin(candidates, ORIGINAL)[0]
     found: dict[str, Any] = {
@@ -143,7 +143,7 @@ def _metadata(row: Mapping[str, Any], n: int, selector: Selector, student: str) 
         "flags": list(row.get("flags") or []),
         "teacher": candidates[n]["teacher"],
         "errors": sorted({candidate["error"] for candidate in candidates if candidate["error"]}),
-        "student": student,
+        "student": str(report.student.get("student")),
         "shown": shown(row, n),
     }
     return {name: value for name, value in found.items() if value not in (None, []) and not _endless(value)}
