@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["srt_hf[coherence]"]
+# ///
 """Make the arms of the paper's ablations and its ladder of data sizes from one dataset of candidates, as configs ready to train.
 
     python scripts/ablate.py --candidates org/srecycled-alpaca --student meta-llama/Llama-2-7b-hf --repo org/alpaca-ablations

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["srt_hf"]
+# ///
 """How fast a student scores on this device, beside the two ways in use: one run, interleaved repetitions, medians and ratios.
 
     python scripts/bench_student.py --student HuggingFaceTB/SmolLM2-135M --data alpaca.json --limit 50 --json bench.json
@@ -23,9 +27,10 @@ import transformers
 import srt_hf
 from srt_hf.cli import option, parse, run
 from srt_hf.errors import ConfigError, DataError
+from srt_hf.estimate import score_in_stages
 from srt_hf.report import render_table, write_json
 from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE
-from srt_hf.scoring import BATCH, StagedScorer
+from srt_hf.scoring import BATCH
 from srt_hf.sources import prepare
 from srt_hf.student.yardsticks import Key, OtherWays, Way, by_key, environment, four_candidates, interleave, stand_in
 
@@ -102,12 +107,7 @@ def selective(student: srt_hf.Student, rows: Rows) -> dict[Key, float]:
     """Only what the decisions ask for, in the pipeline's order and batches."""
     losses: dict[Key, float] = {}
     for batch in (rows[at : at + BATCH] for at in range(0, len(rows), BATCH)):
-        columns: dict[str, Any] = {"candidates": [row[:2] for row in batch]}
-        columns |= StagedScorer(student, srt_hf.select, "instruction")(columns)
-        staged = [{"candidates": c, "scores": s} for c, s in zip(columns["candidates"], columns["scores"], strict=True)]
-        columns["choice"] = [srt_hf.select.instruction_winner(row)["choice"] for row in staged]
-        columns["candidates"] = [[*row[:2], row[2 + won]] for row, won in zip(batch, columns["choice"], strict=True)]
-        columns |= StagedScorer(student, srt_hf.select, "response")(columns)
+        columns = score_in_stages(batch, student, srt_hf.select)
         losses |= by_key(chain(*columns["candidates"]), chain(*columns["scores"]))
     return losses
 

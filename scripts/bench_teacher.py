@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["srt_hf"]
+# ///
 """How well the teacher's client keeps a simulated TGI busy, beside the ways in use: one run, interleaved repetitions, medians.
 
     python scripts/bench_teacher.py --rows 50000 --json bench.json
@@ -18,7 +22,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -90,7 +93,7 @@ def asking(way: str, url: str, folder: str) -> Callable[[int], Any]:
 async def drive(ask: Callable[[int], Any], at_once: int, together: int, seconds: float, url: str) -> dict[str, Any]:
     """Ask for row after row until the time is up, and look at what came once settled."""
     logging.disable()
-    rows, done, lost = count(), 0, 0
+    rows, done, lost = iter(range(sys.maxsize)), 0, 0
 
     async def work() -> None:
         nonlocal done, lost
@@ -103,13 +106,12 @@ async def drive(ask: Callable[[int], Any], at_once: int, together: int, seconds:
         server = (await asyncio.to_thread(httpx.get, f"{url}/counts")).json()
         return [time.monotonic(), time.process_time(), done, server["requests"], server["statuses"].get("429", 0)]
 
-    workers = [asyncio.ensure_future(work()) for _ in range(at_once)]
+    workers = asyncio.gather(*(work() for _ in range(at_once)))
     await asyncio.sleep(SETTLING * seconds)
     early = await so_far()
     await asyncio.sleep((1 - SETTLING) * seconds)
     took, cpu, replies, requests, rejected = (late - before for late, before in zip(await so_far(), early, strict=True))
-    for worker in workers:
-        worker.cancel()
+    workers.cancel()
     return {"replies/s": replies / took, "rejected": rejected / requests, "lost": lost, "CPU ms": 1000 * cpu / replies}
 
 
@@ -141,9 +143,8 @@ def compare(given: Arguments) -> dict[str, Any]:
         mean = 0.0 if "no latency" in way else given.mean
         found = fresh(measure, way, given.seconds, slots=given.slots, mean=mean, told="not told" not in way)
         runs[way].append({**found, "ceiling": found["replies/s"] * mean / given.slots})
-    lines = [[format(median(one[name] for one in found), form) for name, form in COLUMNS.items()] for found in runs.values()]
-    table = render_table(["", *COLUMNS], [[way, *line] for way, line in zip(runs, lines, strict=True)])
-    print(NOTES.format(**asdict(given)), table, sep="\n\n")
+    lines = [[way, *(format(median(r[name] for r in of), form) for name, form in COLUMNS.items())] for way, of in runs.items()]
+    print(NOTES.format(**asdict(given)), render_table(["", *COLUMNS], lines), sep="\n\n")
     memory = fresh(stream, given.rows, slots=given.slots)
     print("\nA stream of {} rows: {early:.0f} MiB after a fifth of them, {end:.0f} at the end".format(given.rows, **memory))
     return {"runs": runs, "memory": memory}
@@ -170,5 +171,4 @@ def main(given: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    [arguments] = parse(__doc__, Arguments)
-    sys.exit(run(lambda: main(arguments)))
+    sys.exit(run(lambda: main(*parse(__doc__, Arguments))))

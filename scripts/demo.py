@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["srt_hf"]
+# ///
 """The whole method in two minutes on a laptop: no server, no token, no GPU.
 
     python scripts/demo.py          (or `make demo`, which installs everything first)

@@ -1,13 +1,13 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["srt_hf[eval]"]
+# dependencies = ["srt_hf[eval,review]"]
 # ///
 """Evaluate a model on a benchmark of the paper.
 
     python scripts/evaluate.py SUBCOMMAND [options]
 
 pairwise      two models answer a test set, a judge scores both orders, win/tie/lose by the paper's rule
-human         the same comparison by people: a blind study file, then majority and agreement from their answers
+human         the same comparison by people: a blind study in files or in Argilla, then majority and agreement
 openllm       the Open LLM Leaderboard's four tasks
 alpaca-eval   AlpacaEval: win rate against its reference answers, plain and length-controlled
 mt-bench      MT-Bench: two-turn questions, answers and single-answer grades

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["srt_hf[review]"]
+# ///
 """Have people in Argilla look at recycled rows before they are trained on, and bring their decisions back.
 
     python scripts/review.py push --source org/srecycled-alpaca --argilla_dataset alpaca-review --limit 500 --closest

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["srt_hf"]
+# ///
 """Fine-tune a student on a recycled dataset with TRL's SFTTrainer; loss on the completion only.
 
     python scripts/train_sft.py --dataset org/srecycled-alpaca --model_name_or_path meta-llama/Llama-2-7b-hf \\

@@ -8,6 +8,7 @@ from typing import Any
 
 from srt_hf.cli import explained, json_object, option
 from srt_hf.errors import ConfigError
+from srt_hf.estimate import Fleet
 from srt_hf.prompts import TEMPLATE_NAMES
 from srt_hf.report import Prices
 from srt_hf.selection import KEEPS, RULES, Selector
@@ -21,7 +22,7 @@ class TeacherArguments:
 
     teacher: str = option(
         "http://localhost:8080",
-        "server URL (several with commas), Hub model id, local:MODEL, replay:FILE-OR-REPO, tgi+http://HOST",
+        "server URL (several with commas, or @FILE of them), Hub model id, local:MODEL, replay:FILE-OR-REPO, tgi+http://HOST",
     )
     teacher_model: str | None = option(None, "model name, for a server of several")
     provider: str = option("auto", "which Inference Provider, for a Hub model id")
@@ -99,15 +100,34 @@ class CostArguments:
     """What it costs"""
 
     estimate: bool = option(False, "print calls, tokens, time and cost that are to be expected, and call nobody")
-    rate: float | None = option(None, "for --estimate: completion tokens a second of all teacher servers together")
     price_in: float | None = option(None, "price of a million prompt tokens, in any currency")
     price_out: float | None = option(None, "price of a million completion tokens")
+    teacher_rate: float | None = option(None, "for --estimate: completion tokens a second of one teacher server")
+    teacher_servers: int = option(1, "for --estimate: how many of them")
+    teacher_price: float = option(0.0, "for --estimate: what one costs an hour")
+    student_rate: float | None = option(None, "for --estimate: tokens a second that one device runs (scripts/bench_student.py)")
+    student_devices: int = option(1, "for --estimate: how many of them")
+    student_price: float = option(0.0, "for --estimate: what one costs an hour")
 
     def __post_init__(self) -> None:
         if (self.price_in is None) != (self.price_out is None):
             raise ConfigError("--price_in and --price_out belong together.", "Give both; 0 is a price too.")
-        if self.rate is not None and not self.rate > 0:
-            raise ConfigError(f"--rate is {self.rate}.", "Give a number of tokens a second above 0.")
+        for name in ("teacher_rate", "student_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not rate > 0:
+                raise ConfigError(f"--{name} is {rate}.", "Give a number of tokens a second above 0.")
+        for name in ("teacher_servers", "student_devices"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} is {getattr(self, name)}.", "Give at least 1.")
+        for name in ("teacher_price", "student_price"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"--{name} is {getattr(self, name)}.", "Give a price of at least 0.")
+
+    @property
+    def fleet(self) -> Fleet:
+        """Who would do the work, for the estimate."""
+        of_teacher = (self.teacher_rate, self.teacher_servers)
+        return Fleet(*of_teacher, self.student_rate, self.student_devices, self.teacher_price, self.student_price)
 
     @property
     def prices(self) -> Prices | None:

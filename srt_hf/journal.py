@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -39,6 +40,15 @@ _INSERT_ALSO = "INSERT OR IGNORE INTO also (key, id, step, attempt) VALUES (?, ?
 _INSERT = "INSERT OR REPLACE INTO replies (key, id, step, attempt, record) VALUES (?, ?, ?, ?, ?)"
 _ENTRIES = "SELECT id, step, attempt, record FROM replies ORDER BY rowid"
 _ENTRIES_ALSO = "SELECT also.id, also.step, also.attempt, record FROM also JOIN replies USING (key) ORDER BY replies.rowid"
+_WHOLE = "SELECT key, id, step, attempt, record, created FROM replies ORDER BY rowid"
+_ROWS = "SELECT key, id, step, attempt FROM replies"
+_ROWS_ALSO = "SELECT key, id, step, attempt FROM also"
+_INSERT_NEW = "INSERT OR IGNORE INTO replies (key, id, step, attempt, record, created) VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT_ALSO_OTHERS = (
+    "INSERT OR IGNORE INTO also (key, id, step, attempt) SELECT ?, ?, ?, ? "
+    "WHERE NOT EXISTS (SELECT 1 FROM replies WHERE key = ? AND id = ?)"
+)
+_AT_ONCE = 10_000  # replies that are read before they are written
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _PAUSE = 0.02  # seconds between commits, in which more replies come for the next one
 _LOCK_TIMEOUT = 60.0  # seconds to wait for another process's commit
@@ -72,6 +82,15 @@ def is_journal(path: str | Path) -> bool:
 
 def read(path: Path) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
     """(id, step, attempt, record) of every reply in the file, oldest first, without changing it. Raises JournalError."""
+    with _reading(path) as (connection, tables):
+        for entries in (_ENTRIES, *([_ENTRIES_ALSO] if "also" in tables else [])):
+            for id, step, attempt, record in connection.execute(entries):
+                yield id, step, attempt, json.loads(record)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[tuple[sqlite3.Connection, set[str]]]:
+    """The file, which is not changed, and the names of its tables. Raises JournalError, for what is done with it too."""
     address = f"file:{quote(str(path.absolute()))}"
     connection = None
     try:
@@ -79,11 +98,9 @@ def read(path: Path) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
             connection = sqlite3.connect(f"{address}?mode=ro", uri=True, timeout=_LOCK_TIMEOUT)
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         except sqlite3.OperationalError:  # on a medium that takes no locks
-            connection = sqlite3.connect(f"{address}?immutable=1", uri=True)
+            connection = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True)
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        for entries in (_ENTRIES, *([_ENTRIES_ALSO] if "also" in tables else [])):
-            for id, step, attempt, record in connection.execute(entries):
-                yield id, step, attempt, json.loads(record)
+        yield connection, tables
     except sqlite3.Error as error:
         raise _unusable(path, error) from error
     finally:
@@ -139,6 +156,26 @@ class Journal:
         with self._lock:
             self._open()
         return read(self.path)
+
+    def take_over(self, path: str | Path) -> int:
+        """Add what another journal holds and this one lacks, with the rows that it was bought for. Returns how many replies.
+
+        A reply that both have stays this one's; the other's row is noted beside it. The other file is not changed. Raises
+        JournalError, with nothing added, where one of the two cannot be used.
+        """
+        other = Path(path)
+        with self._lock:
+            self._open()
+        with _reading(other) as (source, tables), closing(_connect(self.path)) as target, target:
+            before = target.total_changes
+            for replies in _many(source.execute(_WHOLE)):
+                target.executemany(_INSERT_NEW, replies)
+            new = target.total_changes - before
+            # Under the other's names too: the same text may have been bought by a row of each.
+            for rows in (_ROWS, *([_ROWS_ALSO] if "also" in tables else [])):
+                for named in _many(source.execute(rows)):
+                    target.executemany(_INSERT_ALSO_OTHERS, [(*row, *row[:2]) for row in named])
+        return new
 
     def close(self) -> None:
         """Commit what is queued and close the file."""
@@ -201,6 +238,10 @@ class _Writer:
                 time.sleep(_PAUSE)
         if connection is not None:
             connection.close()
+
+
+def _many(cursor: sqlite3.Cursor) -> Iterator[list[Any]]:
+    return iter(lambda: cursor.fetchmany(_AT_ONCE), [])
 
 
 def _settle(done: Future[None], problem: JournalError | None) -> None:

@@ -19,6 +19,7 @@ from srt_hf.schema import BOTH, FLAGS, INSTRUCTION, ORIGINAL, RESPONSE, of_origi
 
 _PACKAGES = ("srt_hf", "datasets", "huggingface_hub", "transformers", "torch")
 _QUANTILES = (5, 25, 50, 75, 95)
+NOT_ONE_TURN = "not one question and one answer"  # what is left out of a source of chats (`Report.left_out`)
 
 
 class Prices(NamedTuple):
@@ -65,7 +66,10 @@ class Report:
     proxy: of a run with one, who it is, the rows it decided, the passes that saved the student, and of a sample that the student
         scored too, the decisions it changed. rounding: of a run in 16 bits, how far it is from float32 on a sample
         (scoring.check_rounding). seconds: stage -> wall time.
-    flags: what the texts of kept rows show (schema.FLAGS) -> rows. provenance, examples (flat rows), plots (name, title
+        In the result of several shards (srt_hf.shards), counts and seconds are of all of them together.
+    shard: of one shard's run, which it is and of what (shards.Shard); {} for a whole run.
+    flags: what the texts of kept rows show (schema.FLAGS) -> rows. review: what people made of it (review.decisions.Tally),
+        empty where nobody was asked. provenance, examples (flat rows), plots (name, title
         and words of each), made (a date): what a card needs besides, filled in when the result is saved.
     """
 
@@ -89,7 +93,9 @@ class Report:
     rounding: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    shard: dict[str, Any] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
+    review: dict[str, Any] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
     examples: list[dict[str, Any]] = field(default_factory=list)
     plots: list[dict[str, str]] = field(default_factory=list)

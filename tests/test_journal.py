@@ -129,3 +129,51 @@ def test_a_journal_cut_short_is_set_aside(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="was damaged"):
         assert Journal(path).get("no such key") is None
     assert list(tmp_path.glob("*.damaged-1"))
+
+
+def test_another_journal_is_taken_over(tmp_path: Path) -> None:
+    one, other = Journal(tmp_path / "one"), Journal(tmp_path / "other")
+    put(one, "a", "b")
+    put(other, "b", "c", more=" of the other")
+
+    async def same_text() -> None:  # answered by a reply of another row's
+        await other.put_also("c", id="row 4", step="both", attempt=0)
+        await other.put("b", {"text": "reply b of the other"}, id="row 3", step="both")
+
+    asyncio.run(same_text())
+    before = (tmp_path / "other").read_bytes()
+    assert one.take_over(other.path) == 1
+    assert one.get("b") == {"text": "reply b"} and one.get("c") == {"text": "reply c of the other"}
+    entries = {(id, record["text"]) for id, _, _, record in one.entries()}
+    assert {("row 3", "reply b"), ("c", "reply c of the other"), ("row 4", "reply c of the other")} <= entries
+    assert one.take_over(other.path) == 0 and one.take_over(one.path) == 0
+    assert {(id, record["text"]) for id, _, _, record in one.entries()} == entries
+    assert (tmp_path / "other").read_bytes() == before
+    put(one, "d")  # and goes on
+
+
+def test_a_journal_that_cannot_be_taken_over_changes_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    put(journal, "a")
+    (tmp_path / "text").write_text("no journal, but a text that is long enough " * 20)
+    with sqlite3.connect(tmp_path / "table") as other:
+        other.execute("CREATE TABLE something (x)")
+    other.close()
+    for name, expected in (("nothing", "unable to open"), ("text", "file is not a database"), ("table", "no such table")):
+        with pytest.raises(JournalError, match=f"{name} cannot be used: {expected}"):
+            journal.take_over(tmp_path / name)
+    assert not (tmp_path / "nothing").exists() and len(list(journal.entries())) == 1
+
+
+def test_half_of_a_journal_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage in the middle shows after the first replies were read."""
+    monkeypatch.setattr("srt_hf.journal._AT_ONCE", 10)
+    one, other = Journal(tmp_path / "one"), Journal(tmp_path / "other")
+    put(other, *map(str, range(400)), more="x" * 2000)
+    other.close()
+    with (tmp_path / "other").open("r+b") as file:
+        file.seek((tmp_path / "other").stat().st_size // 2 // 4096 * 4096)
+        file.write(b"\xff" * 3 * 4096)
+    with pytest.raises(JournalError, match="other cannot be used"):
+        one.take_over(other.path)
+    assert list(one.entries()) == []

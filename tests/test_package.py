@@ -25,11 +25,11 @@ LAYERS = [
     {"prompts", "parsing", "metrics", "journal", "identity", "network", "agreement"},
     {"teacher", "student", "selection", "rows"},
     {"reflection", "report", "scoring", "sources", "cli", "checks", "plots", "handwritten"},
-    {"card", "hub", "live", "estimate", "arguments", "training", "look", "annotation"},
-    {"published", "viewer", "model_card"},
+    {"card", "hub", "live", "estimate", "training", "look", "annotation"},
+    {"published", "viewer", "model_card", "arguments", "cluster"},
     {"result", "evaluation"},
     {"pipeline", "review"},
-    {"ablation"},
+    {"ablation", "run_arguments", "shards"},
 ]
 
 

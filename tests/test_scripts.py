@@ -116,7 +116,13 @@ def test_without_a_repo_it_saves_and_says_so(here, rows: str, tgi: LocalTGI, stu
 def test_an_estimate_calls_nobody(here, rows: str, tgi: LocalTGI, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     arguments = recycle_arguments(rows, tgi, "/no/such/student", tmp_path, "--estimate", "--price_in", "1", "--price_out", "2")
     code, out, _ = here("recycle_and_push.py", *arguments)
-    assert code == 0 and "teacher calls      24, and" in out and "Nobody was called." in out and "cost  " in out
+    assert code == 0 and "teacher calls      24, and" in out and "Nobody was called." in out and "cost of tokens  " in out
+    rates = ("--teacher_rate", "1000", "--teacher_servers", "2", "--student_rate", "5000", "--student_devices", "3")
+    code, out, _ = here("recycle_and_push.py", *arguments, *rates, "--num_shards", "4", "--shard_index", "3")
+    assert code == 0 and "2 servers at 1,000 completion tokens/s" in out and "3 devices at 5,000 tokens/s" in out
+    assert "one after the other" in out and "teacher calls      6, and" in out  # of a shard of three rows
+    code, out, _ = here("recycle_and_push.py", *arguments, *rates, "--engine", "ray", "--mode", "exhaustive")
+    assert code == 0 and "the slower of the two, which overlap" in out and "bottleneck" in out and "one more server" in out
     assert not tgi.requests and not (tmp_path / "out").exists() and not (tmp_path / "journal.sqlite").exists()
 
 
@@ -213,7 +219,9 @@ def test_bad_columns(here, tgi: LocalTGI, student_folder: str, tmp_path: Path, d
         ("--extra_body", "[5]", "--extra_body is no JSON object"),
         ("--retry", "unparsable,borken", "There is no error code borken to ask again for. Choose from unparsable, "),
         ("--price_in", "1", "--price_in and --price_out belong together"),
-        ("--rate", "0", "--rate is 0.0"),
+        ("--teacher_rate", "0", "--teacher_rate is 0.0"),
+        ("--student_devices", "0", "--student_devices is 0"),
+        ("--teacher_price", "-1", "--teacher_price is -1.0"),
         ("--teacher", "localhost:8080", "is no teacher"),
         ("--prompts", "nothing.yaml", "nothing.yaml"),
         ("--output_dir", "/proc/nothing", "The output folder /proc/nothing cannot be made"),

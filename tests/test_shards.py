@@ -50,7 +50,11 @@ def call(name: str, *arguments: str) -> None:
     assert stop.value.code == 0, arguments
 
 
-@pytest.fixture(scope="module", params=["selective", "exhaustive"])
+both_modes = pytest.mark.parametrize("runs", ["selective", "exhaustive"], indirect=True)
+one_mode = pytest.mark.parametrize("runs", ["selective"], indirect=True)
+
+
+@pytest.fixture(scope="module")
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, student_folder: str) -> Any:
     folder = tmp_path_factory.mktemp("runs")
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
@@ -103,6 +107,7 @@ def merge_arguments(runs: Runs, folder: Path, *more: object) -> list[str]:
     ]
 
 
+@both_modes
 def test_shards_merged_are_the_whole_run_row_by_row(run_script: Here, runs: Runs, tmp_path: Path) -> None:
     code, out, err = run_script("merge.py", *merge_arguments(runs, tmp_path))
     assert code == 0 and "No --repo was given" in out, err
@@ -123,6 +128,7 @@ def test_shards_merged_are_the_whole_run_row_by_row(run_script: Here, runs: Runs
     assert files[0] == files[1]  # the card, the page and the pictures too
 
 
+@one_mode
 @pytest.mark.filterwarnings(UPLOAD_WARNING)
 def test_the_whole_is_pushed_with_all_replies(run_script: Here, runs: Runs, tmp_path: Path, hub: LocalHub) -> None:
     journals = [runs.whole.parent / f"shard-{n}.sqlite" for n in range(3)]
@@ -141,6 +147,7 @@ def test_the_whole_is_pushed_with_all_replies(run_script: Here, runs: Runs, tmp_
     assert tables(tmp_path / "again") == tables(runs.whole)
 
 
+@one_mode
 def test_shards_of_another_student_need_no_teacher(run_script: Here, runs: Runs, tmp_path: Path, student_folder: str) -> None:
     """Candidates that exist are shared out by the same options."""
     options = ["--candidates", str(runs.whole), "--scores", str(runs.whole), "--student", student_folder, "--keep", "under_one"]
@@ -150,6 +157,7 @@ def test_shards_of_another_student_need_no_teacher(run_script: Here, runs: Runs,
     assert merge([tmp_path / "0", tmp_path / "1"]).scores.to_list() == tables(tmp_path / "all")["student0-scores"]
 
 
+@one_mode
 def test_a_shard_is_not_pushed_and_says_what_it_is(run_script: Here, runs: Runs, tmp_path: Path) -> None:
     arguments = runs.arguments("x", "--output_dir", tmp_path / "out", "--num_shards", "3", "--shard_index", "2")
     assert "Give --repo to scripts/merge.py" in complaint(run_script("recycle_and_push.py", *arguments, "--repo", "tester/x"), 2)
@@ -160,6 +168,7 @@ def test_a_shard_is_not_pushed_and_says_what_it_is(run_script: Here, runs: Runs,
     assert code == 0 and "It is shard 2 of 3, counted from 0" in out  # whether it kept a row or not
 
 
+@one_mode
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -191,6 +200,7 @@ def changed(folder: Path, target: Path, **fields: Any) -> Path:
     return target
 
 
+@one_mode
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
@@ -215,6 +225,25 @@ def test_shards_of_different_runs_are_refused(runs: Runs, tmp_path: Path, fields
         merge([runs.shards[0], other, runs.shards[2]])
 
 
+@one_mode
+def test_figures_of_all_shards_together(runs: Runs, tmp_path: Path) -> None:
+    """What no folder's rows tell: rounding, a proxy, rows that were left out, and versions that differ."""
+    rounding = {"dtype": "bfloat16", "pairs": 4, "nll": 0.002, "ifd": None, "not_measured": None}
+    nothing = {**rounding, "pairs": 0, "nll": None, "not_measured": "the student decided no row"}
+    proxy = {"student": "small", "margin": 0.1, "rows": 2, "passes_saved": 5, "sample": 2, "decisions_changed": 1}
+    found = [rounding, {**rounding, "nll": 0.004, "ifd": 0.1}, nothing]
+    folders = [
+        changed(folder, tmp_path / str(n), rounding=found[n], proxy=proxy, shard__left_out=7, versions={"torch": str(n // 2)})
+        for n, folder in enumerate(runs.shards)
+    ]
+    with pytest.warns(UserWarning, match="different versions of their packages; the report names the first one's"):
+        report = merge(folders).report
+    assert report.rounding == {**rounding, "pairs": 8, "nll": 0.004, "ifd": 0.1}
+    assert report.proxy == {**proxy, "rows": 6, "passes_saved": 15, "sample": 6, "decisions_changed": 3}
+    assert report.left_out == {"not one question and one answer": 7} and report.versions == {"torch": "0"}
+
+
+@one_mode
 def test_what_is_missing_there_twice_or_no_shard_is_refused(run_script: Here, runs: Runs, tmp_path: Path) -> None:
     zero, one, two = runs.shards
     with pytest.raises(DataError, match=r"Of 3 shards \(0 to 2\) these are missing: 0, 2\."):

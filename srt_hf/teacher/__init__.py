@@ -16,9 +16,10 @@ from typing import Any
 
 from srt_hf.errors import ConfigError, RequestFailed
 from srt_hf.journal import Journal, default_path, request_key
-from srt_hf.teacher.fleet import shared_fleet
+from srt_hf.teacher.fleet import Fleet, shared_fleet
 from srt_hf.teacher.protocol import Backend, Identity, Messages, Outcome, Reply, Request, without_query
 from srt_hf.teacher.replay import ReplayBackend, outcome_from_record
+from srt_hf.teacher.roster import Roster
 from srt_hf.teacher.sending import Sender
 
 __all__ = ["Identity", "Reply", "Request", "Teacher"]
@@ -30,9 +31,11 @@ class Teacher:
     """An async chat client for one teacher.
 
     Args:
-        target: "http://host:8080" (TGI, vLLM, any OpenAI-compatible server; several of one model with commas between them), a
-            Hub model id (Inference Providers), "local:MODEL" (transformers in this process), "replay:FILE-OR-REPO" (recorded
-            replies; also an output folder), or "tgi+http://host:8080" (a TGI through text-generation's client).
+        target: "http://host:8080" (TGI, vLLM, any OpenAI-compatible server; several of one model with commas between them),
+            "@FILE" (such addresses, one a line; the file may change while a run goes on, which neither the journal nor the cache
+            of `map` minds), a Hub model id (Inference Providers), "local:MODEL" (transformers in this process),
+            "replay:FILE-OR-REPO" (recorded replies; also an output folder), or "tgi+http://host:8080" (a TGI through
+            text-generation's client).
         model: the model's name for a server that serves several.
         key: the server's own key. HF_TOKEN is used for Hugging Face's hosts only.
         provider: which Inference Provider, for Hub model ids.
@@ -77,7 +80,7 @@ class Teacher:
             "extra_body": extra_body or {},
         }
         access = (model, key, provider, timeout)
-        self._fleet = shared_fleet(lambda: [_backend(one, *access) for one in _servers(target)], target, *access)
+        self._fleet = shared_fleet(lambda: _fleet(target, *access), target, *access)
         if journal is None or journal is True or journal == "":
             journal = default_path()
         self.journal = Journal(journal) if journal and self._fleet.backends[0].journaled else None
@@ -224,6 +227,14 @@ def _check_values(*, max_tokens: int, temperature: float, top_p: float | None, t
             raise ConfigError(f"{name} is {value}.", f"Give {allowed}.")
 
 
+def _fleet(target: str, *access: Any) -> Fleet:
+    """The servers of a target. access: what `_backend` needs besides."""
+    if not target.startswith("@"):
+        return Fleet([_backend(one, *access) for one in _servers(target)])
+    roster = Roster(target.removeprefix("@"), lambda one: _backend(one, *access))
+    return Fleet(list(roster.read().values()), roster)
+
+
 def _backend(target: str, model: str | None, key: str | None, provider: str, timeout: float) -> Backend:
     if target.startswith("replay:"):
         return ReplayBackend(target.removeprefix("replay:"))
@@ -241,7 +252,7 @@ def _backend(target: str, model: str | None, key: str | None, provider: str, tim
     if url is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", target):
         raise ConfigError(
             f"{without_query(target)!r} is no teacher.",
-            "Give http://HOST:PORT, a Hub model id ORG/NAME, local:MODEL or replay:FILE-OR-REPO.",
+            "Give http://HOST:PORT, @FILE of such, a Hub model id ORG/NAME, local:MODEL or replay:FILE-OR-REPO.",
         )
     if by_tgi:
         from srt_hf.teacher.tgi import TgiBackend

@@ -7,62 +7,45 @@ waiter on the waiter's own loop.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
 import warnings
 import weakref
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from srt_hf.errors import ConfigError, SrtError, TeacherError, TeacherUnreachable
-from srt_hf.teacher.pacing import AdaptiveLimit, backoff
-from srt_hf.teacher.protocol import Backend, Identity
+from srt_hf.teacher.endpoint import Endpoint
+from srt_hf.teacher.pacing import backoff
+from srt_hf.teacher.protocol import Backend, Identity, without_query
+from srt_hf.teacher.roster import Roster
 
 _IN_A_ROW = 8  # failures without a reply between them, after which a server is thought to answer nobody
 # Seconds between looks at a server that is away: the first soon, because a single refused connection need not mean much.
 _LOOKS = (0.2, 1.0, 2.0, 5.0, 10.0)
+_ROSTER_LOOKS = 5.0  # seconds between looks at a file of servers
 
-
-class Endpoint:
-    """One server: how to ask it, how much it takes, and whether it answers."""
-
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        self.away = False
-        self.limit = AdaptiveLimit()
-        self.last_reply = 0.0  # time.monotonic
-        self.not_before = 0.0  # it is left alone until then
-        self.failures = self.rests = 0  # in a row, without a reply between them
-        self._told: int | None = None
-        # Slots by the loop that holds them: a map that fails leaves its loop standing, and slots that nobody will give back.
-        self.held: Counter[asyncio.AbstractEventLoop] = Counter()
-
-    def answers(self, identity: Identity) -> None:
-        """It said who it is, and maybe how much it takes."""
-        self.away = False
-        if identity.max_concurrent_requests != self._told:
-            self._told = identity.max_concurrent_requests
-            self.limit = AdaptiveLimit(self._told)
-
-    @property
-    def free(self) -> int:
-        """Requests that it takes more; 0 while it is away or left alone."""
-        resting = self.away or time.monotonic() < self.not_before
-        return 0 if resting else int(self.limit.value) - self.held.total()
+logger = logging.getLogger("srt_hf")
 
 
 class Fleet:
-    """All servers of a teacher. `identity` first; then `take` and `give_back` around each request."""
+    """All servers of a teacher. `identity` first; then `take` and `give_back` around each request.
 
-    def __init__(self, backends: Sequence[Backend]) -> None:
+    roster: where they are named, if that may change: it is looked at again every few seconds.
+    """
+
+    def __init__(self, backends: Sequence[Backend], roster: Roster | None = None) -> None:
         self._endpoints = [Endpoint(backend) for backend in backends]
         self._identity: Identity | None = None
         self._waiting: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[Endpoint]]] = deque()
         self._lock = threading.Lock()
         self._watcher: threading.Thread | None = None
+        self._roster = roster
+        self._follower: threading.Thread | None = None
         self.changed: str | None = None  # what a server that came back serves instead
 
     @property
@@ -77,7 +60,7 @@ class Fleet:
     @property
     def limit(self) -> int:
         """Requests at once that the servers which answer take now."""
-        return sum(int(endpoint.limit.value) for endpoint in self._endpoints if not endpoint.away)
+        return sum(int(endpoint.limit.value) for endpoint in self._endpoints if not (endpoint.away or endpoint.gone))
 
     def identity(self) -> Identity:
         """Ask all servers who they are. The smallest of their windows is the fleet's.
@@ -85,8 +68,9 @@ class Fleet:
         A server that does not answer is left out with a warning, unless none does. Raises TeacherUnreachable then, ConfigError
         where two serve different models, and what else asking raises.
         """
-        with ThreadPoolExecutor(len(self._endpoints)) as pool:
-            answers = list(pool.map(_ask, self._endpoints))
+        asked = [endpoint for endpoint in self._endpoints if not endpoint.gone]
+        with ThreadPoolExecutor(len(asked)) as pool:
+            answers = list(pool.map(_ask, asked))
         known = [answer for answer in answers if isinstance(answer, Identity)]
         if not known:
             raise next(answer for answer in answers if isinstance(answer, TeacherUnreachable))
@@ -94,15 +78,75 @@ class Fleet:
         if len(names) > 1:
             raise ConfigError(f"The teacher's servers serve different models: {', '.join(names)}.", "Give servers of one model.")
         windows = [identity.max_total_tokens for identity in known if identity.max_total_tokens]
-        self._identity = replace(known[0], max_total_tokens=min(windows, default=None), max_concurrent_requests=None)
+        inputs = [identity.max_input_tokens for identity in known if identity.max_input_tokens]
+        window, most_input = min(windows, default=None), min(inputs, default=None)
+        self._identity = replace(known[0], max_concurrent_requests=None, max_total_tokens=window, max_input_tokens=most_input)
         self.changed = None
-        for endpoint, answer in zip(self._endpoints, answers, strict=True):
+        for endpoint, answer in zip(asked, answers, strict=True):
             if isinstance(answer, Identity):
                 endpoint.answers(answer)
             elif not endpoint.away:
                 warnings.warn(f"{answer.message} It is left out until it answers.", stacklevel=3)
                 self.lost(endpoint)
+        self._follow_roster()
         return self._identity
+
+    def _follow_roster(self) -> None:
+        with self._lock:
+            if self._roster is not None and self._follower is None:
+                following = (weakref.ref(self), self._roster)
+                self._follower = threading.Thread(target=_follow, args=following, name="srt_hf-roster", daemon=True)
+                self._follower.start()
+
+    def change(self, named: Mapping[str, Backend]) -> None:
+        """From now on these servers, by their addresses: new ones of the same model join, and the others get no new requests.
+
+        Nothing changes, with a warning, where no server would be left. Blocking: new ones are asked who they are.
+        """
+        known = {endpoint.backend: endpoint for endpoint in self._endpoints}
+        new = [
+            endpoint
+            for address, backend in named.items()
+            if backend not in known and (endpoint := self._admitted(address, backend))
+        ]
+        wanted = set(named.values())
+        if not new and not wanted & known.keys():
+            warnings.warn("No server of this model would be left: the run goes on with those that it has.", stacklevel=2)
+            return
+        with self._lock:
+            before = sum(not endpoint.gone for endpoint in self._endpoints)
+            for endpoint in self._endpoints:
+                endpoint.gone = endpoint.backend not in wanted
+            stay = sum(not endpoint.gone for endpoint in self._endpoints)
+            self._endpoints = [*(one for one in self._endpoints if not one.gone or one.held), *new]
+            self._hand_out()
+        logger.warning("The teacher's servers are now %d: %d joined, %d left.", stay + len(new), len(new), max(0, before - stay))
+        for endpoint in self._endpoints:
+            if endpoint.away and not endpoint.gone:
+                self.lost(endpoint)
+
+    def _admitted(self, address: str, backend: Backend) -> Endpoint | None:
+        """A new server; None, with a warning, where it may not join: it has another model or a smaller window."""
+        endpoint, shown = Endpoint(backend), without_query(address)
+        assert self._identity is not None
+        try:
+            found = backend.identity()
+        except TeacherUnreachable as error:
+            warnings.warn(f"{error.message} It is left out until it answers.", stacklevel=2)
+            endpoint.away = True
+            return endpoint
+        except SrtError as error:
+            warnings.warn(f"{shown} does not join: {error}", stacklevel=2)
+            return None
+        windows = [(getattr(found, name), getattr(self._identity, name)) for name in ("max_total_tokens", "max_input_tokens")]
+        if str(found) != str(self._identity):
+            warnings.warn(f"{shown} does not join: it serves {found}, and the run has {self._identity}.", stacklevel=2)
+        elif any(theirs and ours and theirs < ours for theirs, ours in windows):
+            warnings.warn(f"{shown} does not join: its window is smaller than that of the run's other servers.", stacklevel=2)
+        else:
+            endpoint.answers(found)
+            return endpoint
+        return None
 
     def take(self) -> asyncio.Future[Endpoint]:
         """A slot of the freest server for the running loop, as a future: done at once where there is one."""
@@ -127,6 +171,8 @@ class Fleet:
                 endpoint.held[loop] -= 1
             if not endpoint.held[loop]:
                 del endpoint.held[loop]  # a key would keep the loop, and with it its connections
+            if endpoint.gone and not endpoint.held:
+                self._endpoints = [one for one in self._endpoints if one is not endpoint]
             self._hand_out()
 
     def leave(self, turn: asyncio.Future[Endpoint], loop: asyncio.AbstractEventLoop) -> None:
@@ -180,7 +226,7 @@ class Fleet:
 
     def look(self) -> bool:
         """Ask those that are away who they are, instead of sending them work. Returns whether all are back."""
-        for endpoint in [endpoint for endpoint in self._endpoints if endpoint.away]:
+        for endpoint in [endpoint for endpoint in self._endpoints if endpoint.away and not endpoint.gone]:
             try:
                 found = endpoint.backend.identity()
             except SrtError:
@@ -192,7 +238,7 @@ class Fleet:
                 self.changed = str(found)
         with self._lock:
             self._hand_out()
-            back = not any(endpoint.away for endpoint in self._endpoints)
+            back = not any(endpoint.away and not endpoint.gone for endpoint in self._endpoints)
             if back:
                 self._watcher = None
         return back
@@ -232,12 +278,12 @@ class Fleet:
 _fleets: weakref.WeakValueDictionary[tuple[object, ...], Fleet] = weakref.WeakValueDictionary()
 
 
-def shared_fleet(make: Callable[[], Sequence[Backend]], *of: object) -> Fleet:
+def shared_fleet(make: Callable[[], Fleet], *of: object) -> Fleet:
     """The fleet of this description in this process: one budget for all teachers at the same servers."""
     key = (os.getpid(), *of)  # not across a fork, which copies waiters that will never run
     fleet = _fleets.get(key)
     if fleet is None:
-        fleet = _fleets[key] = Fleet(make())
+        fleet = _fleets[key] = make()
     return fleet
 
 
@@ -257,4 +303,17 @@ def _watch(fleet: weakref.ref[Fleet]) -> None:
         alive = fleet()
         if alive is None or alive.look():
             return
+        del alive
+
+
+def _follow(fleet: weakref.ref[Fleet], roster: Roster) -> None:
+    """Bring what a file of servers says to a fleet, until nobody has the fleet any more."""
+    while True:
+        time.sleep(_ROSTER_LOOKS)
+        alive = fleet()
+        if alive is None:
+            return
+        named = roster.news()
+        if named is not None:
+            alive.change(named)
         del alive

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srt_hf.errors import JournalError, RequestFailed, SrtError, TeacherError, TeacherUnreachable
-from srt_hf.teacher.fleet import Endpoint, Fleet
+from srt_hf.teacher.endpoint import Endpoint
+from srt_hf.teacher.fleet import Fleet
 from srt_hf.teacher.pacing import backoff
 from srt_hf.teacher.protocol import Identity, Outcome, Request, Stumble, Weather
 
