@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -15,6 +17,20 @@ from srt_hf.report import Prices, duration
 _EVERY = 1.0  # seconds between lines on a terminal
 _EVERY_LOG = 60.0  # and in a log file
 _WINDOW = 30.0  # seconds that the rates are taken over
+
+
+class Progress(NamedTuple):
+    """What a reflector has done: as its `rows_done` and `outcomes`, and its teacher's `counts` and `load`."""
+
+    rows_done: int
+    outcomes: Counter[str | None]
+    counts: dict[str, int]
+    load: tuple[int, int]
+
+
+def progress(reflector: Reflector) -> Progress:
+    """A reflector's progress as of now."""
+    return Progress(reflector.rows_done, reflector.outcomes.copy(), reflector.teacher.counts, reflector.teacher.load)
 
 
 class _Moment(NamedTuple):
@@ -27,14 +43,15 @@ class _Moment(NamedTuple):
 class Live:
     """`with Live(reflector, n_rows): dataset.map(reflector.reflect)` shows the line on stderr, below the progress bar.
 
-    Nothing is shown where `datasets.disable_progress_bars()` was called.
+    For a reflector in another process: a function that tells its progress. Nothing is shown where
+    `datasets.disable_progress_bars()` was called.
     """
 
-    def __init__(self, reflector: Reflector, total: int, prices: Prices | None = None) -> None:
-        self._reflector = reflector
+    def __init__(self, reflector: Reflector | Callable[[], Progress], total: int, prices: Prices | None = None) -> None:
+        self._look = partial(progress, reflector) if isinstance(reflector, Reflector) else reflector
         self._total = total
         self._prices = prices
-        self._before = (reflector.rows_done, reflector.outcomes.copy(), dict(reflector.teacher.counts))
+        self._before = self._look()
         self._moments: deque[_Moment] = deque()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="srt_hf-live", daemon=True)
@@ -66,16 +83,15 @@ class Live:
 
     def line(self) -> str:
         """The line as of now."""
-        reflector, teacher = self._reflector, self._reflector.teacher
-        rows_before, outcomes_before, counts_before = self._before
-        counts = {name: count - counts_before[name] for name, count in teacher.counts.items()}
-        now = _Moment(time.monotonic(), reflector.rows_done - rows_before, counts["prompt_tokens"], counts["completion_tokens"])
+        found, before = self._look(), self._before
+        counts = {name: count - before.counts[name] for name, count in found.counts.items()}
+        now = _Moment(time.monotonic(), found.rows_done - before.rows_done, counts["prompt_tokens"], counts["completion_tokens"])
         self._moments.append(now)
         while now.time - self._moments[0].time > _WINDOW:
             self._moments.popleft()
         then = self._moments[0]
         seconds = now.time - then.time
-        in_flight, limit = teacher.load
+        in_flight, limit = found.load
         parts = [f"{now.rows:,} of {self._total:,} rows", f"{in_flight:,} of {limit:,} in flight"]
         if seconds > 0:
             rate_in, rate_out = ((new - old) / seconds for new, old in zip(now[2:], then[2:], strict=True))
@@ -83,12 +99,12 @@ class Live:
         parts += [
             f"{counts[name]:,} {name.replace('_', ' ')}" for name in ("from_journal", "asked_again", "retries") if counts[name]
         ]
-        failed = (reflector.outcomes - outcomes_before).most_common()
+        failed = (found.outcomes - before.outcomes).most_common()
         parts += [f"{count:,} {code}" for code, count in failed if code is not None]
         if seconds > 0 and now.rows > then.rows:
             parts.append(f"{duration((self._total - now.rows) * seconds / (now.rows - then.rows))} left")
         if self._prices:
             # Of all that this teacher was asked so far, not of this map alone.
-            bought = teacher.counts
+            bought = found.counts
             parts.append(f"cost {self._prices.cost(bought['prompt_tokens'], bought['completion_tokens']):,.2f}")
         return " · ".join(parts)

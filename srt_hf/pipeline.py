@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from srt_hf.errors import ConfigError, DataError
 from srt_hf.live import Live
 from srt_hf.prompts import Prompts
 from srt_hf.reflection import Reflector
-from srt_hf.report import Prices, Report, measure
+from srt_hf.report import NOT_ONE_TURN, Prices, Report, measure
 from srt_hf.result import Recycled
 from srt_hf.schema import CANDIDATES_COLUMNS, SCORED_COLUMNS
 from srt_hf.scoring import Scoring, check_proxy, check_rounding
@@ -27,7 +26,11 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
 
+    from srt_hf.cluster.engine import Cluster
+
 MODES = ("selective", "exhaustive")
+# Who runs the stages.
+ENGINES = {"local": "this process, stage after stage", "ray": "a Ray cluster, students beside the teacher"}
 
 
 def recycle(
@@ -45,6 +48,9 @@ def recycle(
     structured: bool = False,
     retry: Collection[str] = (),
     prices: Prices | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
+    students: int | None = None,
 ) -> Recycled:
     """Recycle an instruction dataset for a student: the whole of Selective Reflection-Tuning.
 
@@ -57,26 +63,31 @@ def recycle(
         many passes that saved and, from a sample that the student scores too, how many decisions it changed.
     selector: the rule, `srt_hf.select` or a `Selector`. prompts, structured, retry: as for `Reflector`.
     prices: of the teacher's tokens, for the report and for the line that is shown while the teacher works.
+    engine: "local", or "ray": students score on a Ray cluster, one a GPU, while the teacher still reflects; the result is the
+        same row for row. ray_address: HOST:PORT of the cluster, or "auto"; None for RAY_ADDRESS, or else one that is started on
+        this machine. students: how many score there; None for as many as there is room for. A student's folder must be one that
+        all nodes see.
 
-    Each step is a `Dataset.map`, so `datasets` caches it. Raises DataError, ConfigError, StudentError or TeacherError.
+    Each step is a `Dataset.map`, so `datasets` caches it; with "ray" its folder beside them does. Raises DataError, ConfigError,
+    StudentError, TeacherError or ClusterError.
     """
     check_mode(mode)
+    check_engine(engine, ray_address, students)
     teacher = Teacher(teacher) if isinstance(teacher, str) else teacher
     if not isinstance(teacher, Teacher):
         raise ConfigError(f"teacher is a Teacher or its target, not {type(teacher).__name__}.")
     scoring = _scoring(student, selector, proxy, margin)
     reflector = Reflector(teacher, prompts=prompts, structured=structured, retry=retry)
     rows = prepare(dataset, columns=columns, id_column=id_column)
+    left_out = len(dataset) - len(rows)
     # Whatever is wrong with either model shows before the first call is paid for.
     teacher.identity()
-    scoring.load()
-    run = _Run(selector, mode, scoring)
-    teaching = _Teaching(reflector, prices)
-    left_out = len(dataset) - len(rows)
-    rows = (_exhaustive if mode == "exhaustive" else _selective)(rows, teaching, scoring, run.clock)
-    rows, report = run.finish(rows)
-    report.left_out = {"not one question and one answer": left_out} if left_out else {}
-    report.teacher = {"name": str(teacher.identity()), **teacher.counts}
+    with _engine(engine, reflector, scoring, prices, ray_address, students) as work:
+        work.scoring.load()
+        run = _Run(selector, mode, work.scoring)
+        rows, report = run.finish(work.run(rows, mode, run.clock))
+        report.teacher = {"name": str(teacher.identity()), **work.counts}
+    report.left_out = {NOT_ONE_TURN: left_out} if left_out else {}
     return Recycled(rows, measure(report, rows, prices), teacher.journal)
 
 
@@ -166,35 +177,63 @@ def check_mode(mode: str) -> None:
         raise ConfigError(f"There is no mode {mode!r}.", f"Choose from {', '.join(MODES)}.")
 
 
-@dataclass(frozen=True)
-class _Teaching:
-    """Who reflects, and what it costs."""
+def check_engine(engine: str, ray_address: str | None = None, students: int | None = None) -> None:
+    """Raises ConfigError where no engine has this name, or where the options of one are given to the other."""
+    if engine not in ENGINES:
+        raise ConfigError(f"There is no engine {engine!r}.", f"Choose from {', '.join(ENGINES)}.")
+    if engine != "ray" and (ray_address is not None or students is not None):
+        raise ConfigError("ray_address and students are about the engine ray.", "Choose it (--engine ray), or leave them out.")
+    if students is not None and students < 1:
+        raise ConfigError(f"students={students} is nobody.", "Give at least 1, or leave it out for as many as there is room for.")
 
-    reflector: Reflector
-    prices: Prices | None
 
-    def run(self, rows: Dataset, step: Callable[..., Any], description: str) -> Dataset:
-        with Live(self.reflector, len(rows), self.prices):
+def _engine(
+    engine: str, reflector: Reflector, scoring: Scoring, prices: Prices | None, ray_address: str | None, students: int | None
+) -> AbstractContextManager[_Here | Cluster]:
+    if engine == "ray":
+        from srt_hf.cluster.engine import Cluster
+
+        return Cluster(reflector, scoring, prices, ray_address, students)
+    return nullcontext(_Here(reflector, scoring, prices))
+
+
+class _Here:
+    """The engine `local`: each stage a `Dataset.map` of this process over all rows."""
+
+    def __init__(self, reflector: Reflector, scoring: Scoring, prices: Prices | None) -> None:
+        self.scoring = scoring
+        self._reflector = reflector
+        self._prices = prices
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the teacher did."""
+        return self._reflector.teacher.counts
+
+    def run(self, rows: Dataset, mode: str, clock: _Clock) -> Dataset:
+        """Prepared rows with candidates, scores and, in selective mode, the instructions' winners."""
+        return (self._exhaustive if mode == "exhaustive" else self._selective)(rows, clock)
+
+    def _exhaustive(self, rows: Dataset, clock: _Clock) -> Dataset:
+        with clock("reflect"):
+            rows = self._teach(rows, self._reflector.reflect, "Teacher reflects on instruction, response, both")
+        with clock("score"):
+            return self.scoring.run(rows, "all", "Student scores all candidates")
+
+    def _selective(self, rows: Dataset, clock: _Clock) -> Dataset:
+        with clock("reflect instructions"):
+            rows = self._teach(rows, self._reflector.reflect_instruction, "Teacher reflects on instructions")
+        with clock("score instructions"):
+            rows = self.scoring.run(rows, "instruction", "Student scores instructions")
+            rows = rows.map(self.scoring.selector.instruction_winner, desc="Student picks instructions")
+        with clock("reflect responses"):
+            rows = self._teach(rows, self._reflector.reflect_response, "Teacher reflects on responses")
+        with clock("score responses"):
+            return self.scoring.run(rows, "response", "Student scores responses")
+
+    def _teach(self, rows: Dataset, step: Callable[..., Any], description: str) -> Dataset:
+        with Live(self._reflector, len(rows), self._prices):
             return rows.map(step, desc=description)
-
-
-def _exhaustive(rows: Dataset, teaching: _Teaching, scoring: Scoring, clock: _Clock) -> Dataset:
-    with clock("reflect"):
-        rows = teaching.run(rows, teaching.reflector.reflect, "Teacher reflects on instruction, response, both")
-    with clock("score"):
-        return scoring.run(rows, "all", "Student scores all candidates")
-
-
-def _selective(rows: Dataset, teaching: _Teaching, scoring: Scoring, clock: _Clock) -> Dataset:
-    with clock("reflect instructions"):
-        rows = teaching.run(rows, teaching.reflector.reflect_instruction, "Teacher reflects on instructions")
-    with clock("score instructions"):
-        rows = scoring.run(rows, "instruction", "Student scores instructions")
-        rows = rows.map(scoring.selector.instruction_winner, desc="Student picks instructions")
-    with clock("reflect responses"):
-        rows = teaching.run(rows, teaching.reflector.reflect_response, "Teacher reflects on responses")
-    with clock("score responses"):
-        return scoring.run(rows, "response", "Student scores responses")
 
 
 class _Clock:

@@ -144,12 +144,16 @@ class Scoring:
         if self.proxy:
             self.proxy.load()
 
-    def run(self, rows: Dataset, stage: str, description: str) -> Dataset:
-        """Score a dataset's candidates for a stage: "instruction" or "response" of selective mode, or "all"."""
-        scorer: Callable[..., Any] = _scorer(self.student, self.selector, stage)
+    def scorer(self, stage: str) -> Callable[..., Any]:
+        """What scores a batch of rows, for `map(batched=True, batch_size=BATCH)`, at a stage: "instruction" or "response" of
+        selective mode, or "all"."""
         if self.proxy:
-            scorer = Cascade(self.proxy, self.student, self.selector, self.margin, stage)
-        return rows.map(scorer, batched=True, batch_size=BATCH, desc=description)
+            return Cascade(self.proxy, self.student, self.selector, self.margin, stage)
+        return _scorer(self.student, self.selector, stage)
+
+    def run(self, rows: Dataset, stage: str, description: str) -> Dataset:
+        """Score a dataset's candidates for a stage, as `scorer` says."""
+        return rows.map(self.scorer(stage), batched=True, batch_size=BATCH, desc=description)
 
 
 # Passes of a row's first stage: both responses, alone and after their instruction.
