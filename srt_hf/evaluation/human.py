@@ -3,10 +3,18 @@
     python scripts/evaluate.py human --prepare study --test_sets vicuna_test_set.jsonl --model sft.jsonl --baseline base.jsonl
     python scripts/evaluate.py human --key study/key.json --answers anna.csv,ben.csv,chris.csv
 
+or, the same study in Argilla:
+
+    python scripts/evaluate.py human --prepare study --argilla_dataset vicuna-study --test_sets ... --model ... --baseline ...
+    python scripts/evaluate.py human --key study/key.json --argilla_dataset vicuna-study
+
 --prepare writes study.csv, which opens in a spreadsheet, study.jsonl, the same for other tools, and key.json, which tells whose
 answer is A: keep that one back. Each annotator writes A, B or tie into the column choice of a copy of study.csv. An answers file
 is such a CSV, or JSONL {"pair": "p001", "choice": "A"}; annotators are told apart by a column annotator, or by their files. A
 pair goes to whom most annotators chose; one without a majority is counted apart.
+
+In Argilla (ARGILLA_API_URL, ARGILLA_API_KEY) each annotator logs in and judges, and what they submitted is counted. Where the
+sending broke off, the same --prepare sends the rest. --answers and --argilla_dataset may be scored together.
 """
 
 from __future__ import annotations
@@ -21,10 +29,13 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+from srt_hf.agreement import agreement, majority
+from srt_hf.annotation import ArgillaArguments, Place
 from srt_hf.cli import changed, option
 from srt_hf.errors import ConfigError, DataError
 from srt_hf.evaluation.answers import Answer, ModelArguments, ServerArguments
-from srt_hf.evaluation.figures import JUDGED, krippendorff_alpha, summary
+from srt_hf.evaluation.argilla_study import open_study, read_votes, send_study
+from srt_hf.evaluation.figures import JUDGED, summary
 from srt_hf.evaluation.files import digest, write_rows, write_whole
 from srt_hf.evaluation.pairwise import BaselineArguments, TestArguments, line_of, subject_of, told_left_out
 from srt_hf.evaluation.results import Metric, OutputArguments, Results
@@ -46,22 +57,24 @@ class StudyArguments:
         None, "for --prepare: decides which answer is A, and in which order pairs are shown [drawn, and kept in key.json]"
     )
     key: str | None = option(None, "key.json of a study that has been answered")
+    min_submitted: int = option(1, "for --prepare with --argilla_dataset: how many annotators each pair needs")
     answers: str | None = option(None, "for --key: files of what annotators answered, several with commas")
 
     def __post_init__(self) -> None:
         if bool(self.prepare) == bool(self.key):
             raise ConfigError("A study is prepared or scored.", "Give --prepare FOLDER, or --key FILE with --answers FILES.")
-        if self.key and not self.answers:
-            raise ConfigError("--key alone scores nothing.", "Name the annotators' files with --answers.")
+        if self.min_submitted < 1:
+            raise ConfigError(f"--min_submitted is {self.min_submitted}.", "Give at least 1.")
         if self.sample is not None and self.sample < 1:
             raise ConfigError(f"--sample is {self.sample}.", "Give at least 1, or leave it out for all prompts.")
 
 
-ARGUMENTS = (StudyArguments, TestArguments, ModelArguments, BaselineArguments, ServerArguments, OutputArguments)
+ARGUMENTS = (StudyArguments, ArgillaArguments, TestArguments, ModelArguments, BaselineArguments, ServerArguments, OutputArguments)
 
 
 def main(
     study: StudyArguments,
+    argilla: ArgillaArguments,
     test: TestArguments,
     model: ModelArguments,
     baseline: BaselineArguments,
@@ -69,41 +82,58 @@ def main(
     output: OutputArguments,
 ) -> int:
     """Prepare a study, or score one."""
-    _check_use(study, changed(test, model, baseline, servers), changed(output))
+    _check_use(study, argilla, changed(test, model, baseline, servers), changed(output))
+    place = argilla.make() if argilla.argilla_dataset else None
     if study.prepare:
-        return _prepare(study, Path(study.prepare), test, model, baseline, servers)
+        return _prepare(study, place, test, model, baseline, servers)
     key = load_key(Path(study.key or ""))
     output.check("human", key["setup"])
-    results, disagreements = score_study(key, read_choices(study.answers or "", key["study"]))
+    choices = read_choices(study.answers, key["study"]) if study.answers else {}
+    votes = read_votes(place, key["study"]) if place else None
+    results, disagreements = score_study(key, {**choices, **votes.choices} if votes else choices)
+    if votes:
+        results.notes += votes.notes()
     output.finish(results)
     print(f"\n{disagreements}")
     return 0
 
 
-def _check_use(study: StudyArguments, asking: list[str], output: list[str]) -> None:
-    """Raise ConfigError for options that this run would not use."""
-    own = [name for name in changed(study) if name in (("sample", "study_seed") if study.key else ("answers",))]
+def _check_use(study: StudyArguments, argilla: ArgillaArguments, asking: list[str], output: list[str]) -> None:
+    """Raise ConfigError for options that this run would not use, and where it has nothing to score."""
+    if study.key and not study.answers and not argilla.argilla_dataset:
+        raise ConfigError("--key alone scores nothing.", "Name the annotators' files with --answers, or --argilla_dataset.")
+    of_prepare = ("sample", "study_seed", "min_submitted")
+    own = [name for name in changed(study) if name in (of_prepare if study.key else ("answers",))]
     if idle := [*own, *(asking if study.key else output)]:
         what = "--key scores a study that is there" if study.key else "--prepare scores nothing"
         raise ConfigError(f"{what}, so --{', --'.join(idle)} would do nothing.", "Leave it out.")
+    of_server = [*changed(argilla), *(name for name in changed(study) if name == "min_submitted")]
+    if of_server and not argilla.argilla_dataset:
+        raise ConfigError(
+            f"No dataset in Argilla is named, so --{', --'.join(of_server)} would do nothing.",
+            "Name it with --argilla_dataset, or leave this out.",
+        )
 
 
 def _prepare(
     study: StudyArguments,
-    folder: Path,
+    place: Place | None,
     test: TestArguments,
     model: ModelArguments,
     baseline: BaselineArguments,
     servers: ServerArguments,
 ) -> int:
-    if there := [name for name in _FILES if (folder / name).exists()]:
-        raise ConfigError(f"{folder} has a {there[0]} already, maybe with answers in it.", "Name a new folder.")
+    folder = Path(study.prepare or "")
+    earlier = _earlier(folder, place)
     sets = load_sets(test.test_sets)
-    seed = secrets.randbelow(2**32) if study.study_seed is None else study.study_seed
+    seed = study.study_seed
+    if seed is None:
+        seed = earlier["seed"] if earlier else secrets.randbelow(2**32)
     questions = [question for one in sets for question in one.questions]
     drawn = draw(questions, seed, study.sample)
     sides = {"model": model.make(servers), "baseline": baseline.make(model, servers)}
     about = {side: who.about() for side, who in sides.items()}
+    dataset = open_study(place, study.min_submitted) if place else None  # what is wrong there is told before any work
     # A file is read whole, since answers to what was not drawn are nothing strange.
     answers = {side: who.answer(questions if about[side]["how"] == "file" else drawn) for side, who in sides.items()}
     rows, pairs = blind(drawn, answers["model"], answers["baseline"], seed)
@@ -116,17 +146,39 @@ def _prepare(
         **model.sampling(*about.values()),
     }
     name = digest(rows).removeprefix("sha256:")[:8]
-    folder.mkdir(parents=True, exist_ok=True)
     key = {"srt_hf_study": _FORM, "study": name, "seed": seed, "model": about["model"], "setup": setup, "pairs": pairs}
-    write_whole(folder / "key.json", json.dumps(key, indent=2, ensure_ascii=False) + "\n")
-    write_rows(folder / "study.jsonl", [{"study": name, **row} for row in rows])
-    shortened = write_sheet(folder / "study.csv", [{"study": name, **row} for row in rows])
-    print(f"{_counted(len(rows), 'pair')} in {folder}: give study.csv to the annotators and keep key.json back.")
+    if earlier and earlier["study"] != name:
+        raise ConfigError(f"{folder} has another study, {earlier['study']}, already.", "Name a new folder.")
+    if not earlier:
+        _write(folder, key, rows)
     if lacking := len(drawn) - len(rows):
         print(f"Left out, because one of the two has no answer: {_counted(lacking, 'prompt')}.")
-    if shortened:
-        print(f"Shortened in study.csv, because a spreadsheet's cell is smaller: {_counted(shortened, 'text')}.")
+    if place and dataset:
+        sent = send_study(dataset, place, name, rows)
+        print(f"{_counted(sent, 'pair')} sent to {place.dataset} on {place.url}; {len(rows) - sent:,} were there already.")
     return 0
+
+
+def _earlier(folder: Path, place: Place | None) -> dict[str, Any] | None:
+    """The key of the study that the folder has, which an earlier run may not have sent to Argilla whole. Raises ConfigError where
+    there are files of a study that this run would overwrite."""
+    there = [name for name in _FILES if (folder / name).exists()]
+    if there and (place is None or len(there) < len(_FILES)):
+        raise ConfigError(f"{folder} has a {there[0]} already, maybe with answers in it.", "Name a new folder.")
+    return load_key(folder / "key.json") if there else None
+
+
+def _write(folder: Path, key: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> None:
+    """The files of a new study."""
+    folder.mkdir(parents=True, exist_ok=True)
+    named = [{"study": key["study"], **row} for row in rows]
+    write_whole(folder / "key.json", json.dumps(key, indent=2, ensure_ascii=False) + "\n")
+    write_rows(folder / "study.jsonl", named)
+    shortened = write_sheet(folder / "study.csv", named)
+    print(f"{_counted(len(rows), 'pair')} in {folder}: give study.csv to the annotators and keep key.json back.")
+    if shortened:
+        what = _counted(shortened, "text")
+        print(f"Shortened in study.csv, because a spreadsheet's cell is smaller: {what}. study.jsonl has them whole.")
 
 
 def _counted(n: int, what: str) -> str:
@@ -193,14 +245,22 @@ def score_study(key: Mapping[str, Any], choices: Mapping[tuple[str, str], str]) 
     for (_, pair), choice in sorted(choices.items()):
         votes[pair].append(_outcome(choice, key["pairs"][pair]["a"]))
     if not choices:
-        raise DataError("No pair has an answer.", "A, B or tie stands in the column choice.")
+        raise DataError("No pair has an answer.", "In files, it stands in the column choice; in Argilla, drafts are none.")
     pairs = [{**entry, "outcome": majority(votes[pair])} for pair, entry in key["pairs"].items()]
-    line, alpha = summary(pairs), krippendorff_alpha(votes.values())
+    line = summary(pairs)
+    alpha, shared, alike = agreement(votes.values())
     annotators = sorted({annotator for annotator, _ in choices})
     head, cells = line_of("human", line)
     places = {name: Counter(choices.values())[name] for name in ("a", "b", "tie")}
     who = f"{key['model']['name']} against {key['setup']['baseline']['name']}, {_counted(len(annotators), 'annotator')}"
-    notes = [f"{who}, the majority of each pair.", *_notes(votes, alpha, places, line["left_out"])]
+    notes = [
+        f"{who}, the majority of each pair.",
+        f"Krippendorff's alpha (nominal): {'–' if alpha is None else f'{alpha:.3f}'}. "
+        f"Pairs with several answers: {shared}, all alike: {alike}.",
+        f"Of single choices, {places['a']} favoured answer A, {places['b']} answer B, {places['tie']} neither.",
+    ]
+    if line["left_out"]:
+        notes.append(f"Counted apart: {told_left_out(line['left_out'])}.")
     metrics = [
         Metric("human", "winning score", line["score"], line["interval"]),
         Metric("human", "Krippendorff's alpha", alpha),
@@ -214,36 +274,11 @@ def score_study(key: Mapping[str, Any], choices: Mapping[tuple[str, str], str]) 
     return results, disagreement(votes)
 
 
-def _notes(
-    votes: Mapping[str, Sequence[str]], alpha: float | None, places: Mapping[str, int], left_out: Mapping[str, int]
-) -> list[str]:
-    shared = [said for said in votes.values() if len(said) > 1]
-    alike = sum(len(set(said)) == 1 for said in shared)
-    agreement = "–" if alpha is None else f"{alpha:.3f}"
-    notes = [
-        f"Krippendorff's alpha (nominal): {agreement}. Pairs with several answers: {len(shared)}, all alike: {alike}.",
-        f"Of single choices, {places['a']} favoured answer A, {places['b']} answer B, {places['tie']} neither.",
-    ]
-    return [*notes, f"Counted apart: {told_left_out(left_out)}."] if left_out else notes
-
-
 def _outcome(choice: str, a: str) -> str:
     """What the choice means for the model."""
     if choice == "tie":
         return "tie"
     return "win" if (choice == "a") == (a == "model") else "lose"
-
-
-def majority(votes: Sequence[str]) -> str:
-    """What more than any other was said; "split" where two lead, "unanswered" where nobody said anything.
-
-    >>> majority(["win", "win", "lose"]), majority(["win", "tie", "lose"]), majority([])
-    ('win', 'split', 'unanswered')
-    """
-    ranked = Counter(votes).most_common(2)
-    if not ranked:
-        return "unanswered"
-    return "split" if len(ranked) > 1 and ranked[0][1] == ranked[1][1] else ranked[0][0]
 
 
 def disagreement(votes: Mapping[str, Sequence[str]]) -> str:

@@ -13,7 +13,7 @@ from srt_hf.errors import DataError
 from srt_hf.evaluation.files import read_rows, write_whole
 
 _CELL = 32_000  # characters; Excel takes 32,767 and drops the rest
-_GAP = "\n[… the middle is left out here; study.jsonl has it …]\n"
+_GAP = "\n[… the middle is left out here …]\n"
 _COLUMNS = ("study", "pair", "question", "answer_a", "answer_b", "choice", "comment")
 _CHOICES = {"a": "a", "answer a": "a", "b": "b", "answer b": "b", "tie": "tie", "equal": "tie", "same": "tie"}
 
@@ -25,7 +25,12 @@ def write_sheet(path: Path, rows: Sequence[Mapping[str, str]]) -> int:
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     write_whole(path, "\ufeff" + text.getvalue())  # without the mark, Excel reads no UTF-8
-    return sum(len(value) > _CELL for row in rows for value in row.values())
+    return sum(shortened(value) != value for row in rows for value in row.values())
+
+
+def shortened(text: str) -> str:
+    """A text as annotators are shown it: without its middle, and so told, where it is too long for a cell."""
+    return text if len(text) <= _CELL else text[: _CELL // 2] + _GAP + text[-_CELL // 2 :]
 
 
 def _cell(text: str) -> str:
@@ -34,8 +39,7 @@ def _cell(text: str) -> str:
     >>> _cell("=1+1"), _cell("one")
     ("'=1+1", 'one')
     """
-    if len(text) > _CELL:
-        text = text[: _CELL // 2] + _GAP + text[-_CELL // 2 :]
+    text = shortened(text)
     seen = next((char for char in text if unicodedata.category(char)[0] not in "ZC"), "")
     return "'" + text if seen in tuple("=+-@＝＋－＠") or text.startswith(("\t", "\r", "\n")) else text
 
