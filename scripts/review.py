@@ -8,7 +8,7 @@
     python scripts/review.py status --argilla_dataset alpaca-review
     python scripts/review.py pull --source org/srecycled-alpaca --argilla_dataset alpaca-review --repo org/srecycled-alpaca
 
-push     put rows before reviewers; again, it adds what is new and leaves what is answered as it is
+push     put rows before reviewers; again, it adds what is new and leaves what is answered as it was shown
 status   how far they are
 pull     apply what they submitted: majority, ties to the original; a table of its own beside the student's
 
@@ -81,8 +81,11 @@ def push(source: RunArguments, picking: PickingArguments, argilla: ArgillaArgume
     place, chosen = argilla.make(), picking.make()
     pushed = review.push(source.load(), place, chosen, min_submitted=picking.min_submitted)
     print(f"{pushed.added:,} records added, {pushed.updated:,} updated, {pushed.unchanged:,} were there already.")
-    if pushed.answered:
-        print(f"{pushed.answered:,} have other words by now, but are answered: they stay as the reviewers saw them.")
+    if pushed.held:
+        print(
+            f"{pushed.held:,} have other words by now, but somebody has answered them or begun to: they stay as they were, and "
+            "answers to them will decide nothing. A dataset of another name shows the new words."
+        )
     print(f"Reviewers find them as {place.dataset} on {place.url}.")
     return 0
 

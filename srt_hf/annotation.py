@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import count as counting
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from json import JSONDecodeError
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from srt_hf.cli import option
 from srt_hf.errors import AnnotationError, ConfigError
@@ -25,7 +27,7 @@ from srt_hf.errors import AnnotationError, ConfigError
 if TYPE_CHECKING:
     from argilla import Argilla, Dataset, Record, Settings
 
-_BATCH, _PAGE = 250, 500  # records a request that sends, or reads
+_BATCH, _PAGE, _PAGE_OF_IDS = 250, 500, 100  # records a request that sends, reads, or removes
 _LINE_END = re.compile(r"\r\n?|\n")
 _ANSWERED = "submitted"
 
@@ -56,14 +58,16 @@ class Answer(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """A record as it is on the server. complete: whether it has as many submitted answers as the dataset asks for. written: when
-    what is shown was last written."""
+    """A record as it is on the server. key: its name there. complete: whether it has as many submitted answers as the dataset
+    asks for. added, changed: when, the latter also by an answer that completed it."""
 
     id: str
     metadata: Mapping[str, Any]
     answers: Sequence[Answer]
     complete: bool
-    written: datetime
+    key: str
+    added: datetime
+    changed: datetime
 
     @property
     def submitted(self) -> list[Answer]:
@@ -101,14 +105,13 @@ class Place:
 
         Raises as `find` does, and where a dataset of that name asks or shows other things.
         """
-        client = self._connect()
+        client, settings = self._connect(), make()
         with _argilla_errors(self.url):
             import argilla
 
-            settings = make()
             workspace = self._workspace(client)
             found = self._existing(client, workspace)
-            if found is not None and not len(found.settings.fields):  # its making was killed half-way
+            if found is not None and found._model.status == "draft":  # its making was killed half-way, and nobody can answer it
                 found.delete()
                 found = None
             if found is None:
@@ -165,9 +168,21 @@ def _shape(settings: Settings) -> list[Any]:
 
 
 def unsure(there: Iterable[Answered]) -> set[str]:
-    """Ids of the records that were written last. A server that died may have stored but not indexed them: then they are in no
-    reviewer's queue until they are sent again."""
-    return {record.id for record in sorted(there, key=lambda record: record.written)[-_BATCH:]}
+    """Ids of the records that were added or changed last. A server that died may have stored but not indexed them: then they are
+    in no reviewer's queue until they are sent again."""
+    records = list(there)
+    last = (sorted(records, key=when)[-_BATCH:] for when in (lambda record: record.added, lambda record: record.changed))
+    return {record.id for records in last for record in records}
+
+
+def remove(dataset: Dataset, records: Sequence[Answered], url: str) -> None:
+    """Take records away, and with them whatever was answered. Raises AnnotationError."""
+    for first in range(0, len(records), _PAGE_OF_IDS):
+        with _argilla_errors(url):
+            some = [
+                SimpleNamespace(id=record.key) for record in records[first : first + _PAGE_OF_IDS]
+            ]  # no more is asked of them
+            dataset._client.api.records.delete_many(dataset.id, cast(Any, some))
 
 
 def send(dataset: Dataset, records: Iterable[Record], count: int, url: str) -> None:
@@ -198,7 +213,15 @@ def read(dataset: Dataset, url: str) -> Iterator[Answered]:
         for record in page:
             metadata = {entry.name: entry.value for entry in record.metadata}
             answers = [_answer(given) for given in record.responses]
-            yield Answered(str(record.external_id), metadata, answers, record.status == "completed", record.updated_at)
+            yield Answered(
+                str(record.external_id),
+                metadata,
+                answers,
+                record.status == "completed",
+                str(record.id),
+                record.inserted_at,
+                record.updated_at,
+            )
         if len(page) < _PAGE:
             return
 
@@ -249,5 +272,5 @@ def _argilla_errors(url: str, kept: str = "") -> Iterator[None]:
             raise AnnotationError(f"{url} is no Argilla server, or what was asked for is gone from it.", kept or None) from error
         said = " ".join(str(error.__cause__ or error).split())[:300]
         raise AnnotationError(f"Argilla at {url} failed: {said}", kept or None) from error
-    except ValueError as error:  # an answer that is no JSON
+    except JSONDecodeError as error:  # of an answer
         raise AnnotationError(f"{url} is no Argilla server.", kept or None) from error

@@ -12,10 +12,9 @@ from typing import Any
 
 from srt_hf.handwritten import own_part, seal
 from srt_hf.report import Provenance, Report, rounding_words
-from srt_hf.schema import FLAGS, REPO_TAG, REVIEW_STATUSES
+from srt_hf.schema import FLAGS, REPO_TAG, REVIEW_STATUSES, REVIEWED
 from srt_hf.selection import REASONS
 
-REVIEWED = "reviewed"  # the config of the first reviewed student's table, as `default` is of the first student's
 _EXAMPLE_CHARACTERS = 800  # of each text of an example
 _BLOCK_CHARACTERS = 4_000
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
@@ -136,6 +135,12 @@ def _flat(run: Report) -> str:
 
 def _names(configs: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     return [config for config in configs if config.get("config_name") == name]
+
+
+def without(configs: list[dict[str, Any]], gone: Sequence[str]) -> list[dict[str, Any]]:
+    """The configs of a card's metadata but for these, and for other names of them."""
+    paths = {str(config(name, name)["data_files"]) for name in gone}
+    return [one for one in configs if one.get("config_name") not in gone and str(one.get("data_files")) not in paths]
 
 
 def config(name: str, folder: str) -> dict[str, Any]:

@@ -8,14 +8,14 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from srt_hf.errors import ConfigError, HubError
-from srt_hf.schema import REPO_TAG
+from srt_hf.schema import REPO_TAG, REVIEWED
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,13 +44,15 @@ def check_folder(folder: Path) -> None:
 
 def replace_result(folder: Path, fresh: Path) -> None:
     """Move the files of `fresh` into `folder`. An earlier result with other tables is moved to a numbered folder beside it, with
-    a warning, so that no run costs another one's result. Raises ConfigError where it cannot be moved."""
+    a warning, so that no run costs another one's result; a review of the same tables stays. Raises ConfigError where it cannot
+    be moved."""
     for entry in folder.glob(f"{UNFINISHED}*"):
         if entry != fresh:
             shutil.rmtree(entry)
     earlier = [entry for entry in folder.iterdir() if entry != fresh]
     tables = _tables(folder, without=fresh)
-    if tables and tables != _tables(fresh):
+    reviewed = {path for path in tables if path.split("/")[0].endswith(REVIEWED)}
+    if tables and {path: tables[path] for path in tables.keys() - reviewed} != _tables(fresh):
         aside = next(path for n in count(1) if not (path := folder.with_name(f"{folder.name}.{n}")).exists())
         try:
             aside.mkdir()
@@ -178,9 +180,10 @@ def push_folder(
     parent_commit: str | None = None,
     other_students: bool = False,
     added_to: str = "",
+    stale: Sequence[str] = (),
 ) -> str:
     """Put the folder's files into the dataset repo in one commit, and tag it; files of an earlier run in the same folders go
-    with it, but for those in `added_to`, and with `overwrite` all other tables and reports too.
+    with it, but for those in `added_to`, the folders `stale` too, and with `overwrite` all other tables and reports.
 
     Creates the repo and the branch `revision` where they do not exist. Returns the commit's or pull request's URL. Raises
     HubError, also where the repo is no longer at `parent_commit`, or where `other_students` selected from other candidates than
@@ -200,12 +203,13 @@ def push_folder(
                 f"{repo_id} holds the selection of another student from other candidates.",
                 "Push to another repo, or pass --overwrite to replace everything in it.",
             )
-        stale = _stale(api, repo_id, {name for name in names if not name.startswith(f"{added_to}/")}, overwrite, revision)
+        folders = {name.rpartition("/")[0] for name in names if "/" in name} - {added_to} | set(stale)
+        gone = _gone(api, repo_id, names, None if overwrite else folders, revision)
         commit = api.create_commit(
             repo_id,
             [
                 *(CommitOperationAdd(path.relative_to(folder).as_posix(), str(path)) for path in files),
-                *(CommitOperationDelete(name) for name in stale),
+                *(CommitOperationDelete(name) for name in gone),
             ],
             commit_message=message,
             repo_type="dataset",
@@ -241,12 +245,11 @@ def _same_candidates(api: HfApi, repo_id: str, folder: Path, revision: str | Non
     return remote == local
 
 
-def _stale(api: HfApi, repo_id: str, names: set[str], everything: bool, revision: str | None) -> list[str]:
-    """Files on the Hub that the new version does not have: in the folders that are written now, or all tables and reports."""
-    folders = {name.rpartition("/")[0] for name in names if "/" in name}
+def _gone(api: HfApi, repo_id: str, names: set[str], folders: set[str] | None, revision: str | None) -> list[str]:
+    """Tables and reports on the Hub that the new version does not have: in these folders, or with None anywhere."""
     present = api.list_repo_files(repo_id, repo_type="dataset", revision=revision)
     ours = [name for name in present if name.endswith(".parquet") or name.startswith("reports/")]
-    return [name for name in ours if name not in names and (everything or name.rpartition("/")[0] in folders)]
+    return [name for name in ours if name not in names and (folders is None or name.rpartition("/")[0] in folders)]
 
 
 @contextmanager

@@ -99,7 +99,8 @@ def load_run(source: str, student: str | None = None, revision: str | None = Non
     )
     if scored["id"][:] != rows["id"][:]:
         raise DataError(f"The config {config} of {source} is not of its candidates: the ids are others.")
-    return concatenate_datasets([rows, scored.remove_columns("id")], axis=1), report
+    # What people made of the run stays where it is; whoever saves the run elsewhere has not got it.
+    return concatenate_datasets([rows, scored.remove_columns("id")], axis=1), replace(report, review={})
 
 
 def _own_table(source: str, config: str, columns: Sequence[str], revision: str | None, cure: str = _CURE) -> Dataset:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srt_hf import hub
-from srt_hf.card import REVIEWED, CardData, config_names, default_student, render, report_folder, reviewed_config
+from srt_hf.card import CardData, config_names, default_student, render, report_folder, reviewed_config, without
 from srt_hf.errors import DataError, HubError
 from srt_hf.handwritten import read, warn_of_edits
 from srt_hf.journal import Journal
@@ -19,12 +19,16 @@ from srt_hf.plots import Plot, draw
 from srt_hf.published import load_run
 from srt_hf.report import Provenance, Report
 from srt_hf.rows import flatten
-from srt_hf.schema import ABLATION_TAG, CANDIDATES_COLUMNS, FLAT_COLUMNS, SCORES_COLUMNS, features
+from srt_hf.schema import ABLATION_TAG, CANDIDATES_COLUMNS, FLAT_COLUMNS, REVIEWED, SCORES_COLUMNS, features
 from srt_hf.teacher.replay import write_replies
 from srt_hf.viewer import write_page
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+# What two reports of one run have in common.
+_SAME_RUN = ("rows", "kept", "rule", "keep", "reasons", "scores")
 
 
 class Recycled:
@@ -80,11 +84,12 @@ class Recycled:
 
         replies: also `replies.jsonl`, what the journal holds for these rows, as the teacher wrote it; `replay:` reads it.
 
-        An earlier result in the folder, if its tables are others, is moved aside. Without kept rows there is no flat config,
-        since an empty split cannot be loaded back. `provenance` goes on the card. Raises ConfigError where the folder cannot be
-        written or holds other things.
+        An earlier result in the folder, if its tables are others, is moved aside; what people made of this one stays. Without
+        kept rows there is no flat config, since an empty split cannot be loaded back. `provenance` goes on the card. Raises
+        ConfigError where the folder cannot be written or holds other things.
         """
-        self._save(folder, repo_id or str(folder), provenance or Provenance(), replies, {}, [], "")
+        review = self._review(Path(folder).glob("reports/*/report.json"))
+        self._save(folder, repo_id or str(folder), provenance or Provenance(), replies, review, {}, [], "")
 
     def _save(
         self,
@@ -92,6 +97,7 @@ class Recycled:
         name: str,
         provenance: Provenance,
         replies: bool,
+        review: dict[str, Any],
         header: dict[str, Any],
         others: list[Report],
         own: str,
@@ -103,6 +109,7 @@ class Recycled:
         report = replace(
             self.report,
             provenance=provenance,
+            review=review,
             examples=self._examples(),
             plots=[{"name": plot.name, "title": plot.title, "words": plot.words} for plot in self.plots],
         )
@@ -154,10 +161,15 @@ class Recycled:
         earlier = read(existing.card)
         warn_of_edits(earlier, repo_id, existing.commit)
         header = {name: value for name, value in earlier.header.items() if not (overwrite and name == "configs")}
+        review = self._review(existing.reports)
+        stale = [] if review else [reviewed_config(student)]
+        if any(config.get("config_name") in stale for config in header.get("configs") or []):
+            warnings.warn(f"{repo_id} holds a review of other rows than these, which goes; its history has it.", stacklevel=2)
+            header["configs"] = without(header["configs"], stale)
         own = {*config_names(student), reviewed_config(student), "default", REVIEWED}
         foreign = [config for config in header.get("configs") or [] if config.get("config_name") not in own]
         with tempfile.TemporaryDirectory() as folder:
-            self._save(folder, repo_id, provenance or Provenance(), replies, header, others, earlier.own)
+            self._save(folder, repo_id, provenance or Provenance(), replies, review, header, others, earlier.own)
             return hub.push_folder(
                 Path(folder),
                 repo_id,
@@ -165,8 +177,14 @@ class Recycled:
                 tag=f"{config_names(student)[1]}-{self.report.made}",
                 parent_commit=existing.commit,
                 other_students=bool(foreign),
+                stale=stale,
                 **where,
             )
+
+    def _review(self, reports: Iterable[Path]) -> dict[str, Any]:
+        """What people made of this run, by an earlier report of it."""
+        earlier = same_run(reports, self.report)
+        return earlier.review if earlier else {}
 
     def _examples(self) -> list[dict[str, Any]]:
         """Three kept rows: the first, the middle and the last, so that nobody picked them."""
@@ -186,6 +204,18 @@ def flat(rows: Dataset, columns: Sequence[str]) -> Dataset:
 def top_reasons(report: Report, most: int = 3) -> str:
     """The commonest reasons with their counts, in words."""
     return ", ".join(f"{reason} ({count:,})" for reason, count in list(report.reasons.items())[:most])
+
+
+def same_run(reports: Iterable[Path], report: Report) -> Report | None:
+    """The report among these files that is of the same run, however often that was saved."""
+    for path in reports:
+        if path.parent.name == config_names(str(report.student["student"]))[1]:
+            try:
+                found = Report.load(path)
+            except DataError:  # whoever needs it says so
+                return None
+            return found if all(getattr(found, name) == getattr(report, name) for name in _SAME_RUN) else None
+    return None
 
 
 def other_runs(existing: hub.Existing, student: str, repo_id: str) -> list[Report]:

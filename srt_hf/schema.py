@@ -122,6 +122,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "review_status": pa.string(),
     "reviewers": pa.int32(),
     "rating": pa.float64(),
+    "corrections": pa.list_(pa.struct([(name, pa.string()) for name in ("instruction", "output")])),
 }
 
 REPO_TAG = "srt-hf"  # on the card of every repo of this tool; an existing repo without it is not written to
@@ -144,7 +145,8 @@ FLAT_COLUMNS = (
     "original_r_ifd",
     "flags",
 )
-REVIEW_COLUMNS = ("review_status", "reviewers", "rating")  # what a review adds
+REVIEWED = "reviewed"  # the config of the first reviewed student's table, as `default` is of the first student's
+REVIEW_COLUMNS = ("review_status", "reviewers", "rating", "corrections")  # what a review adds
 REVIEWED_COLUMNS = (*FLAT_COLUMNS, *REVIEW_COLUMNS)
 
 

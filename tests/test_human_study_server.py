@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from argilla_server import PASSWORD
 from test_evaluate_human import sheet
 from test_evaluate_pairwise import Run, answers_file, here, prompts  # noqa: F401
 
@@ -120,6 +119,11 @@ def test_votes_count_as_the_same_votes_in_files_do(
     assert here("human", *key, *server(argilla, name), *both)[0] == 0
     together = Results.load(tmp_path / "both.json")
     assert len(together.details["votes"]["p011"]) == 1 and len(together.details["annotators"]) == 4
+    # What they said is kept beside the key, and scores the same without a server.
+    kept = tmp_path / "study" / "argilla.csv"
+    assert "at first" not in kept.read_text() and len(list(csv.DictReader(kept.open(encoding="utf-8-sig")))) == len(counted)
+    assert here("human", *key, "--answers", kept, "--output", tmp_path / "kept.json")[0] == 0
+    assert Results.load(tmp_path / "kept.json").metrics == read.metrics
     for path in [*tmp_path.rglob("*.json"), tmp_path / "tuned" / "README.md"]:
         text = path.read_text()
         assert argilla.owner_key not in text and argilla.url not in text and "argilla_key" not in text, path
@@ -199,8 +203,8 @@ def test_complaints_are_one_line_each(argilla: LocalArgilla, study: Study, name:
 
 
 EVIL = (
-    '<script>window.pwned = 1</script><img src=x onerror="window.pwned = 2">\n\n# No heading\n\n* no **bold** `code`\n'
-    "    four spaces\n\n[a link](javascript:window.pwned=3) | <b>b</b> &amp; $x$ $$y$$ {{ record.id }} ${1}\n</td></table><h1>out"
+    '<script>window.top.ran = 1</script><img src=x onerror="window.top.ran = 2">\n\n# No heading\n\n* no **bold** `code`\n'
+    "    four spaces\n\n[a link](javascript:top.ran=3) | <b>b</b> &amp; $x$ $$y$$ {{ record.id }} ${1}\n</td></table><h1>out"
 )
 
 
@@ -216,16 +220,7 @@ def test_the_page_shows_texts_as_they_are_and_runs_none(
     answers_file(tmp_path / "tuned.jsonl", {0: EVIL})
     answers_file(tmp_path / "base.jsonl", {0: OTHERS[0]})
     assert study(tmp_path / "study", "--study_seed", 1)[0] == 0
-    page = browser.new_context(viewport={"width": 1500, "height": 1250}).new_page()
-    noted: list[str] = []
-    page.on("dialog", lambda dialog: (noted.append(dialog.message), dialog.dismiss()))
-    page.goto(f"{argilla.url}/sign-in")
-    page.fill("input[type=text], input[name=username]", "ada")
-    page.fill("input[type=password]", PASSWORD)
-    page.keyboard.press("Enter")
-    page.wait_for_url(lambda url: "sign-in" not in url)
-    page.goto(f"{argilla.url}/dataset/{dataset_id(argilla, name)}/annotation-mode")
-    page.wait_for_selector("td")
+    page = argilla.visit(browser, dataset_id(argilla, name), "ada")
     cells = [text.replace("\xa0", " ") for text in page.locator("td").all_inner_texts()]
     assert sorted(cells) == sorted([EVIL, OTHERS[0]])
     assert f"Judge this:\n{EVIL}" in page.inner_text("body").replace("\xa0", " ")
@@ -233,6 +228,6 @@ def test_the_page_shows_texts_as_they_are_and_runs_none(
     assert boxes[0] and boxes[1] and boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]  # side by side
     for label in ("A is better", "B is better", "Tie"):
         assert page.get_by_text(label, exact=True).count() >= 1
-    assert page.evaluate("window.pwned") is None and noted == []
+    assert page.evaluate("window.ran") is None
     page.screenshot(path=tmp_path / "page.png")
     page.context.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from hub_server import UPLOAD_WARNING, LocalHub
 from test_pipeline import ROWS
 from tgi_server import LocalTGI
@@ -20,7 +20,7 @@ from srt_hf.annotation import Answer, Answered, ArgillaArguments, escaped
 from srt_hf.errors import ConfigError, DataError, HubError
 from srt_hf.review import Picking, apply_answers
 from srt_hf.review.decisions import apply, decide, edit_of
-from srt_hf.review.records import compared, guidelines, proposal, shown, suggestion
+from srt_hf.review.records import compared, guidelines, margin, proposal, shown, suggestion
 from srt_hf.schema import CANDIDATES_COLUMNS, REVIEWED_COLUMNS, SCORES_COLUMNS
 from srt_hf.selection import select
 
@@ -30,6 +30,7 @@ pytestmark = [
 ]
 REPO = "tester/made"
 NOW = datetime(2026, 11, 21)
+MISSING = {"ifd": None, "r_ifd": None, "nll_y_given_x": None, "missing": "too_long"}
 
 
 def candidate(origin: str, instruction: str, output: str, **more: Any) -> dict[str, Any]:
@@ -98,11 +99,28 @@ def test_a_correction_becomes_a_candidate_of_a_person() -> None:
     assert select(row)["choice"] == ROW["choice"]
 
 
-def test_corrections_that_differ_all_stay_and_none_is_taken() -> None:
+def test_people_who_correct_differently_are_divided() -> None:
+    """None of them took the pair as it was shown, so that is not taken either."""
     row = after(ACCEPT | {"response": "3"}, ACCEPT | {"response": "three"}, DROP | {"instruction": "Add!"})
-    assert row["review_status"] == "accepted" and chosen(row) == ("Add 1 and 2.", "The sum is 3.")
+    assert row["review_status"] == "tie" and row["origin"] == "original" and row["kept"]
     assert [entry["output"] for entry in row["candidates"] if entry["origin"] == "human"] == ["3", "three", "The sum is 3."]
     assert [entry["sample"] for entry in row["candidates"] if entry["origin"] == "human"] == [0, 1, 2]
+    assert row["corrections"][1] == {"instruction": "Add 1 and 2.", "output": "three"}
+
+
+@pytest.mark.parametrize(
+    ("corrections", "status", "pair"),
+    [
+        ([{"instruction": "Sum."}, {"response": "3"}], "edited", ("Sum.", "3")),
+        ([{"response": "3"}, {"response": "3"}, {"response": "4"}], "edited", ("Add 1 and 2.", "3")),
+        ([{"instruction": "Sum."}, {"response": "3"}, {"response": "3"}], "edited", ("Add 1 and 2.", "3")),
+        ([{"response": "3"}, {"response": "4"}, {}], "tie", ("Add.", "three")),
+        ([{"response": "3"}, {}, {}], "accepted", ("Add 1 and 2.", "The sum is 3.")),
+    ],
+)
+def test_instruction_and_response_are_decided_each(corrections: list[Any], status: str, pair: tuple[str, str]) -> None:
+    row = after(*(ACCEPT | one for one in corrections))
+    assert (row["review_status"], chosen(row)) == (status, pair)
 
 
 @pytest.mark.parametrize(("as_shown", "status"), [(0, "edited"), (1, "edited"), (2, "accepted")])
@@ -115,6 +133,14 @@ def test_what_a_browser_adds_is_no_correction(typed: str | None) -> None:
     assert edit_of(Answer("u", "submitted", {"response": typed}), ROW["candidates"][2]) is None
 
 
+def test_a_correction_is_what_was_typed() -> None:
+    code = {"instruction": "Add.", "output": "    def f(x):\n        return x  \n    # «\xa0a\xa0»"}
+    typed = code["output"].replace("return x", "return -x") + "\n"
+    assert edit_of(Answer("u", "submitted", {"response": typed}), code) == ("Add.", typed[:-1])
+    there = {"instruction": "Add.", "output": "one two"}
+    assert edit_of(Answer("u", "submitted", {"response": "one\xa0two\xa0three\r\n"}), there) == ("Add.", "one two three")
+
+
 def test_a_row_that_nobody_decided_stays_as_it_was() -> None:
     assert decide(ROW, []) is None and decide(ROW, say({"comment": "hm"}, {"decision": "another"})) is None
     row = {**ROW, **apply(ROW, None)}
@@ -124,8 +150,8 @@ def test_a_row_that_nobody_decided_stays_as_it_was() -> None:
 def test_what_stands_beside_the_original() -> None:
     assert proposal(ROW) == 2 and suggestion(ROW) == "recycled"
     lost = {**ROW, "choice": 0, "origin": "original", "kept": False}
-    assert proposal(lost) == 2 and suggestion(lost) == "original"
-    assert suggestion({**ROW, "kept": False}) == "drop"
+    assert proposal(lost) == 2 and suggestion(lost) == suggestion({**ROW, "kept": False}) == "drop"
+    assert suggestion({**lost, "kept": True}) == "original"
     broken = [{**entry, "error": None if entry["origin"] == "original" else "refused"} for entry in ROW["candidates"]]
     assert proposal({**lost, "candidates": broken}) is None
     assert shown(ROW, 2) == shown({**ROW, "choice": 0}, 2) != shown(ROW, 1)
@@ -172,7 +198,7 @@ def answered(recycled: Recycled, answers: dict[int, list[dict[str, Any]]], **mor
     for n, values in answers.items():
         row = recycled.rows[n]
         metadata = {"shown": shown(row, proposal(row) or 0), **more}
-        found[row["id"]] = Answered(row["id"], metadata, say(*values), True, NOW)
+        found[row["id"]] = Answered(row["id"], metadata, say(*values), True, "", NOW, NOW)
     return found
 
 
@@ -187,12 +213,19 @@ def test_a_run_is_loaded_as_it_was_saved(recycled: Recycled, loaded: Recycled, f
 
 
 def test_picking(loaded: Recycled) -> None:
-    rows, selector = loaded.rows, Selector(keep="all")
+    rows = loaded.rows
     everything = Picking().indices(loaded)
     assert everything == [n for n, row in enumerate(rows) if proposal(row) is not None]
     closest = Picking(closest=True, limit=5).indices(loaded)
-    margins = [selector.margin(rows[n]) for n in closest]
-    assert margins == sorted(margins) and max(margins) <= min(selector.margin(rows[n]) for n in set(everything) - set(closest))
+    margins = [margin(rows[n], loaded.report) or 0.0 for n in closest]
+    others = [margin(rows[n], loaded.report) for n in set(everything) - set(closest)]
+    assert margins == sorted(margins) and max(margins) <= min(other for other in others if other is not None)
+    broken = [
+        {**row, "scores": [{**one, **MISSING} for one in row["scores"]]} if n == closest[0] else row for n, row in enumerate(rows)
+    ]
+    unscored = Recycled(Dataset.from_list(broken, features=rows.features), loaded.report)
+    assert margin(broken[closest[0]], loaded.report) is None
+    assert closest[0] not in Picking(closest=True, limit=5).indices(unscored)
     half, most = (set(Picking(share=share, seed=3).indices(loaded)) for share in (0.4, 0.8))
     assert half < most < set(everything) and half != set(Picking(share=0.4, seed=4).indices(loaded))
     reason = rows[0]["reason"]
@@ -207,13 +240,17 @@ def test_what_a_review_comes_to(loaded: Recycled) -> None:
     records = answered(loaded, {0: [ACCEPT], 1: [KEEP, KEEP], 2: [DROP, ACCEPT], 3: [edited], 4: [DROP], 5: [{"comment": "?"}]})
     records |= answered(loaded, {6: [ACCEPT]}, shown="other words")
     late = loaded.rows[7]["id"]
-    records[late] = Answered(late, {}, [Answer("a", "draft", ACCEPT), Answer("b", "discarded", {})], False, NOW)
-    records["gone"] = Answered("gone", {}, say(ACCEPT), True, NOW)
-    with pytest.warns(UserWarning, match="1 rows were answered when they had other words"):
-        reviewed = apply_answers(loaded, records)
+    records[late] = Answered(late, {}, [Answer("a", "draft", ACCEPT), Answer("b", "discarded", {})], False, "", NOW, NOW)
+    records["gone"] = Answered("gone", {}, say(ACCEPT), True, "", NOW, NOW)
+    with (
+        pytest.warns(UserWarning, match="1 rows were answered when they had other words"),
+        pytest.warns(UserWarning, match="1 answered rows are not in this run"),
+    ):
+        reviewed = apply_answers(loaded, records, "d")
     found = reviewed.report.review
-    counts = {name: found[name] for name in ("reviewed", "reviewers", "outdated", "undecided", "drafts", "discarded", "edits")}
-    expected = {"reviewed": 5, "reviewers": 2, "outdated": 1, "undecided": 1, "drafts": 1, "discarded": 1, "edits": 1}
+    counted = ("reviewed", "reviewers", "outdated", "gone", "undecided", "drafts", "discarded", "edits")
+    counts = {name: found[name] for name in counted}
+    expected = {"reviewed": 5, "reviewers": 2, "outdated": 1, "gone": 1, "undecided": 1, "drafts": 1, "discarded": 1, "edits": 1}
     assert counts == expected
     assert found["statuses"] == {
         "accepted": 1, "original": 1, "tie": 1, "edited": 1, "dropped": 1, "unreviewed": len(loaded.rows) - 5
@@ -226,8 +263,10 @@ def test_what_a_review_comes_to(loaded: Recycled) -> None:
     person = flat[before[3]["id"]]
     assert (person["output"], person["origin"], person["reason"]) == ("Written by a person.", "human", "reviewed")
     assert person["ifd"] is None and person["review_status"] == "edited"
+    assert person["corrections"] == [{"instruction": person["instruction"], "output": person["output"]}]
     current = {name: record for name, record in records.items() if record.metadata.get("shown") != "other words"}
-    alone = apply_answers(loaded, current, only_reviewed=True)
+    with pytest.warns(UserWarning, match="not in this run"):
+        alone = apply_answers(loaded, current, "d", only_reviewed=True)
     assert set(alone.dataset["review_status"]) == {"accepted", "original", "tie", "edited"} and len(alone.dataset) == 4
     assert "decided by people" in alone.table() and json.dumps(alone.report.to_dict())
     assert {answer["id"] for answer in alone.answers} >= {"gone", late}
@@ -237,14 +276,23 @@ def test_in_the_run_s_own_folder(recycled: Recycled, tmp_path: Path) -> None:
     recycled.save_to_disk(tmp_path / "run")
     there = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
     run = Recycled.load(str(tmp_path / "run"))
-    apply_answers(run, answered(run, {0: [DROP], 1: [KEEP]})).save_to_disk(tmp_path / "run")
-    again = apply_answers(run, answered(run, {0: [ACCEPT], 1: [ACCEPT]}))
-    again.save_to_disk(tmp_path / "run")
+    apply_answers(run, answered(run, {0: [DROP], 1: [KEEP], 2: [KEEP]}), "first").save_to_disk(tmp_path / "run")
+    again = apply_answers(run, answered(run, {0: [ACCEPT], 1: [ACCEPT]}), "second")
+    with pytest.warns(UserWarning, match=r"decided 3 rows; this one, of 2, takes its place"):
+        again.save_to_disk(tmp_path / "run")
+    answers = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == 5 and {answer["dataset"] for answer in answers} == {"first", "second"}  # nothing is lost
     assert {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()} == there | {"answers.jsonl"}
     assert load_dataset(str(tmp_path / "run"), "reviewed", split="train").to_list() == again.dataset.to_list()
     assert load_dataset(str(tmp_path / "run"), split="train").to_list() == recycled.dataset.to_list()
     card = (tmp_path / "run" / "README.md").read_text()
     assert "### What people made of it" in card and f"{again.config}` (also `reviewed`)" in card and "whose report" not in card
+    recycled.save_to_disk(tmp_path / "run")  # the same run once more
+    assert load_dataset(str(tmp_path / "run"), "reviewed", split="train").to_list() == again.dataset.to_list()
+    assert sorted((tmp_path / "run" / "README.md").read_text().splitlines()) == sorted(card.splitlines())
+    assert not (tmp_path / "run.1").exists()
+    Recycled.load(str(tmp_path / "run")).save_to_disk(tmp_path / "copy")
+    assert "reviewed" not in (tmp_path / "copy" / "README.md").read_text()
     again.save_to_disk(tmp_path / "elsewhere")
     assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {again.config, "answers.jsonl"}
     (tmp_path / "mine").mkdir()
@@ -257,7 +305,8 @@ def test_on_the_hub(hub: LocalHub, recycled: Recycled) -> None:
     recycled.push_to_hub(REPO)
     before = hub.repos["dataset", REPO].files()
     run = Recycled.load(REPO)
-    reviewed = apply_answers(run, answered(run, {0: [DROP], 1: [KEEP | {"comment": "my secret thought"}], 2: [ACCEPT, DROP]}))
+    records = answered(run, {0: [DROP], 1: [KEEP | {"comment": "my secret thought"}], 2: [ACCEPT, DROP]})
+    reviewed = apply_answers(run, records, "d")
     reviewed.push_to_hub(REPO)
     now = hub.repos["dataset", REPO].files()
     added = set(now) - set(before)
@@ -266,17 +315,25 @@ def test_on_the_hub(hub: LocalHub, recycled: Recycled) -> None:
     assert {Path(name).name for name in changed} == {"README.md", "report.json"}
     for config in ("reviewed", reviewed.config):
         assert load_dataset(REPO, config, split="train").to_list() == reviewed.dataset.to_list()
-    # The run is pushed anew, as an unchanged one: what people made of it stays, by its name.
+    # The run is pushed anew, as an unchanged one: what people made of it stays.
     recycled.push_to_hub(REPO)
     assert load_dataset(REPO, "reviewed", split="train").to_list() == reviewed.dataset.to_list()
-    other = apply_answers(replaced(run, rows=7), {})
+    again = hub.repos["dataset", REPO].files()
+    assert again["README.md"] == now["README.md"] and Recycled.load(REPO).report.review == {}
+    other = apply_answers(replaced(run, rows=7), {}, "d")
     with pytest.raises(HubError, match=r"does not hold the run of .* that was reviewed"):
         other.push_to_hub(REPO)
     with pytest.raises(HubError, match="does not hold the run"):
         reviewed.push_to_hub("tester/nothing")
-    nothing = apply_answers(run, answered(run, {}), only_reviewed=True)
+    nothing = apply_answers(run, answered(run, {}), "d", only_reviewed=True)
     with pytest.raises(HubError, match="No row is kept"):
         nothing.push_to_hub(REPO)
+    # A run of other rows takes its place.
+    fewer = replaced(Recycled(recycled.rows.select(range(len(recycled.rows) - 1)), recycled.report), rows=len(recycled.rows) - 1)
+    with pytest.warns(UserWarning, match="holds a review of other rows than these, which goes"):
+        fewer.push_to_hub(REPO)
+    gone = hub.repos["dataset", REPO].files()
+    assert not any("reviewed" in name for name in gone) and b"-reviewed" not in gone["README.md"]
 
 
 def replaced(run: Recycled, **values: Any) -> Recycled:

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import urllib.request
 import uuid
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hub_server import UPLOAD_WARNING, LocalHub
+from test_review import recycled  # noqa: F401
 
 if TYPE_CHECKING:
     from argilla_server import LocalArgilla
@@ -259,7 +263,9 @@ def test_push_answers_pull_and_push_again(argilla: LocalArgilla, client: Any, pl
     assert review.push(other, place, min_submitted=3) == (10, 1, 18, 1)
     assert review.push(other, place, min_submitted=3) == (0, 0, 29, 1)
     held = read(client, client.datasets(place.dataset, workspace="reviews"))
-    assert len(held) == 30 and {name: held[name].id for name in record} == record
+    assert len(held) == 30 and {name for name in record if held[name].id != record[name]} == {"row-10"}  # a new record
+    with pytest.raises(Exception, match="not found"):  # a page that was open with the old words
+        argilla.respond(record["row-10"], "eve", {"decision": "recycled", **PREFILLED})
     assert "by a person" not in held["row-1"].fields["pair"] and "other" not in held["row-1"].fields["pair"]
     assert "other" in held["row-10"].fields["pair"] and answers(held["row-1"], argilla)["ada"] == ("submitted", corrected)
     with pytest.warns(UserWarning, match="1 rows were answered when they had other words"):
@@ -277,6 +283,9 @@ def test_five_thousand_records_and_a_server_that_dies(argilla: LocalArgilla, cli
     with pytest.raises(AnnotationError, match=r"No Argilla server answers .* the same command sends the rest"):
         review.push(run, place)
     argilla.ready()
+    there = ids(client, place)
+    for n in range(300):  # reviewers do not wait for the rest
+        argilla.respond(there[f"row-{n}"], "ada", {"decision": "recycled"})
     pushed = review.push(run, place)
     assert pushed == (3000, 0, 2000, 0)
     dataset = client.datasets(place.dataset, workspace="reviews")
@@ -289,8 +298,60 @@ def test_five_thousand_records_and_a_server_that_dies(argilla: LocalArgilla, cli
     assert len(record) == 5000
     argilla.respond(record["row-4999"], "eve", {"decision": "drop"})
     reviewed = review.pull(run, place)
-    assert reviewed.report.review["statuses"] == {"dropped": 1, "unreviewed": 4999}
+    assert reviewed.report.review["statuses"] == {"accepted": 300, "dropped": 1, "unreviewed": 4699}
     assert reviewed.rows[4999]["kept"] is False and reviewed.rows[4998]["reason"] == run.rows[4998]["reason"]
+
+
+def test_a_dataset_that_was_half_made_is_made_anew(argilla: LocalArgilla, client: Any, place: Any) -> None:
+    from srt_hf import review
+
+    workspace = client.workspaces("reviews")
+    half = argilla.request("POST", "/datasets", {"name": place.dataset, "workspace_id": str(workspace.id)})
+    field = {"name": "pair", "title": "Pair", "required": True, "settings": {"type": "text", "use_markdown": True}}
+    argilla.request("POST", f"/datasets/{half['id']}/fields", field)
+    assert review.push(made(3), place) == (3, 0, 0, 0)
+    found = client.datasets(place.dataset, workspace="reviews")
+    assert str(found.id) != half["id"] and found._model.status == "ready"
+
+
+@pytest.mark.filterwarnings("ignore:.*originals have ifd > 1:UserWarning")
+@pytest.mark.filterwarnings(UPLOAD_WARNING)
+def test_the_commands(
+    argilla: LocalArgilla,
+    client: Any,
+    place: Any,
+    hub: LocalHub,
+    recycled: Any,  # noqa: F811
+    run_script: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    from datasets import load_dataset
+
+    recycled.push_to_hub("tester/made")
+    monkeypatch.setenv("ARGILLA_API_URL", argilla.url)
+    monkeypatch.setenv("ARGILLA_API_KEY", argilla.owner_key)
+    monkeypatch.chdir(tmp_path)
+    named, source = ("--argilla_dataset", place.dataset), ("--source", "tester/made")
+    code, out, err = run_script("review.py", "push", *source, *named, "--closest", "--limit", 5)
+    assert code == 0 and "5 records added, 0 updated, 0 were there already." in out and argilla.url in out, err
+    code, out, err = run_script("review.py", "push", *source, *named, "--share", 0.5, "--seed", 1)
+    assert code == 0 and "were there already." in out, err
+    code, out, err = run_script("review.py", "pull", *source, *named, "--repo", "tester/made")
+    assert code == 1 and "Nobody has decided any of these rows" in err and not (tmp_path / "reviewed").exists()
+    record = ids(client, place)
+    first, second = sorted(record)[:2]
+    argilla.respond(record[first], "ada", {"decision": "recycled", "response": "By a person."})
+    argilla.respond(record[second], "bob", {"decision": "drop"})
+    code, out, err = run_script("review.py", "status", *named)
+    assert code == 0 and f"2 of {len(record)} records have all the answers" in out and "ada" in out, err
+    code, out, err = run_script("review.py", "pull", *source, *named, "--repo", "tester/made", "--only_reviewed")
+    assert code == 0 and "Saved to reviewed" in out and "Pushed: http" in out, err
+    assert argilla.owner_key not in out + err
+    (row,) = load_dataset("tester/made", "reviewed", split="train")
+    assert (row["id"], row["output"], row["review_status"]) == (first, "By a person.", "edited")
+    assert row["corrections"] == [{"instruction": row["instruction"], "output": "By a person."}]
+    assert len((tmp_path / "reviewed" / "answers.jsonl").read_text().splitlines()) == 2
 
 
 def test_what_is_wrong_is_one_line(argilla: LocalArgilla, client: Any, place: Any) -> None:

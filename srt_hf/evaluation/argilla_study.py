@@ -33,7 +33,7 @@ Each record is a question and two answers to it, from two sources. Which of them
 Choose the better one even where it is better by little, and *Tie* where you see no difference, be both good or both bad. Let
 neither the order nor the mere length decide.
 
-**Comment** is for what the choice cannot say. It is not counted.
+**Comment** is for what the choice cannot say. It is kept, and not counted.
 
 # Good to know
 
@@ -45,10 +45,11 @@ neither the order nor the mere length decide.
 
 class Votes(NamedTuple):
     """What was submitted, and what was not counted. choices: by (annotator, pair) "a", "b" or "tie"; an annotator is
-    "argilla/" and the user's id on the server. drafts, discarded: answers. incomplete: pairs that have fewer submitted answers
-    than the dataset asks for."""
+    "argilla/" and the user's id on the server. comments: by the same. drafts, discarded: answers. incomplete: pairs that have
+    fewer submitted answers than the dataset asks for."""
 
     choices: dict[tuple[str, str], str]
+    comments: dict[tuple[str, str], str]
     drafts: int
     discarded: int
     incomplete: int
@@ -56,7 +57,7 @@ class Votes(NamedTuple):
     def notes(self) -> list[str]:
         """Sentences about what is missing; none where nothing is.
 
-        >>> Votes({}, 1, 0, 2).notes()
+        >>> Votes({}, {}, 1, 0, 2).notes()
         ['Not counted, of the answers in Argilla: 1 draft, 0 discarded.', 'Pairs with fewer answers there than asked for: 2.']
         """
         notes = []
@@ -66,6 +67,13 @@ class Votes(NamedTuple):
         if self.incomplete:
             notes.append(f"Pairs with fewer answers there than asked for: {self.incomplete:,}.")
         return notes
+
+    def rows(self, study: str) -> list[dict[str, str]]:
+        """For `sheets.write_choices`."""
+        return [
+            {"study": study, "pair": pair, "annotator": who, "choice": choice, "comment": self.comments[who, pair]}
+            for (who, pair), choice in self.choices.items()
+        ]
 
 
 def open_study(place: Place, min_submitted: int) -> Dataset:
@@ -85,7 +93,7 @@ def send_study(dataset: Dataset, place: Place, study: str, rows: Sequence[Mappin
 
 def read_votes(place: Place, study: str) -> Votes:
     """What annotators submitted. Raises ConfigError, AnnotationError or DataError: no such dataset, or another study's."""
-    choices, left_out, incomplete = {}, Counter[str](), 0
+    choices, comments, left_out, incomplete = {}, {}, Counter[str](), 0
     for record in _of_study(place.find(), place, study, "Give the key of that study, or name the dataset of this one."):
         left_out.update(answer.status for answer in record.answers)
         incomplete += not record.complete
@@ -93,8 +101,9 @@ def read_votes(place: Place, study: str) -> Votes:
             choice = answer.values.get("choice")
             if choice not in _CHOICES:
                 raise DataError(f"An answer to {record.id} in {place.dataset} is {choice!r}, none of {', '.join(_CHOICES)}.")
-            choices[f"argilla/{answer.user}", record.id] = str(choice)
-    return Votes(choices, left_out["draft"], left_out["discarded"], incomplete)
+            who = f"argilla/{answer.user}", record.id
+            choices[who], comments[who] = str(choice), str(answer.values.get("comment") or "")
+    return Votes(choices, comments, left_out["draft"], left_out["discarded"], incomplete)
 
 
 def _of_study(dataset: Dataset, place: Place, study: str, cure: str) -> list[Answered]:

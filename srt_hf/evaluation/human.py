@@ -13,8 +13,9 @@ answer is A: keep that one back. Each annotator writes A, B or tie into the colu
 is such a CSV, or JSONL {"pair": "p001", "choice": "A"}; annotators are told apart by a column annotator, or by their files. A
 pair goes to whom most annotators chose; one without a majority is counted apart.
 
-In Argilla (ARGILLA_API_URL, ARGILLA_API_KEY) each annotator logs in and judges, and what they submitted is counted. Where the
-sending broke off, the same --prepare sends the rest. --answers and --argilla_dataset may be scored together.
+In Argilla (ARGILLA_API_URL, ARGILLA_API_KEY) each annotator logs in and judges, and what they submitted is counted, and kept with
+their comments in argilla.csv beside the key. Where the sending broke off, the same --prepare sends the rest. --answers and
+--argilla_dataset may be scored together.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from srt_hf.evaluation.files import digest, write_rows, write_whole
 from srt_hf.evaluation.pairwise import BaselineArguments, TestArguments, line_of, subject_of, told_left_out
 from srt_hf.evaluation.results import Metric, OutputArguments, Results
 from srt_hf.evaluation.sets import Question, load_sets
-from srt_hf.evaluation.sheets import read_choices, write_sheet
+from srt_hf.evaluation.sheets import read_choices, write_choices, write_sheet
 from srt_hf.report import render_table
 
 _FORM = 1  # of key.json
@@ -93,6 +94,7 @@ def main(
     results, disagreements = score_study(key, {**choices, **votes.choices} if votes else choices)
     if votes:
         results.notes += votes.notes()
+        write_choices(Path(study.key or "").with_name("argilla.csv"), votes.rows(key["study"]))
     output.finish(results)
     print(f"\n{disagreements}")
     return 0
@@ -178,7 +180,7 @@ def _write(folder: Path, key: Mapping[str, Any], rows: Sequence[Mapping[str, str
     print(f"{_counted(len(rows), 'pair')} in {folder}: give study.csv to the annotators and keep key.json back.")
     if shortened:
         what = _counted(shortened, "text")
-        print(f"Shortened in study.csv, because a spreadsheet's cell is smaller: {what}. study.jsonl has them whole.")
+        print(f"Shown without their middle, because a spreadsheet's cell is smaller: {what}. study.jsonl has them whole.")
 
 
 def _counted(n: int, what: str) -> str:

@@ -20,12 +20,21 @@ _CHOICES = {"a": "a", "answer a": "a", "b": "b", "answer b": "b", "tie": "tie", 
 
 def write_sheet(path: Path, rows: Sequence[Mapping[str, str]]) -> int:
     """Write the pairs as CSV with empty columns choice and comment; return how many cells were shortened."""
+    _write(path, rows, _COLUMNS)
+    return sum(shortened(value) != value for row in rows for value in row.values())
+
+
+def write_choices(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write answers, {study, pair, annotator, choice, comment}, as CSV that `read_choices` reads."""
+    _write(path, rows, ("study", "pair", "annotator", "choice", "comment"))
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, _COLUMNS, restval="", quoting=csv.QUOTE_ALL)
+    writer = csv.DictWriter(text, columns, restval="", quoting=csv.QUOTE_ALL)
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     write_whole(path, "\ufeff" + text.getvalue())  # without the mark, Excel reads no UTF-8
-    return sum(shortened(value) != value for row in rows for value in row.values())
 
 
 def shortened(text: str) -> str:

@@ -25,16 +25,29 @@ class Edit(NamedTuple):
 
 
 def edit_of(answer: Answer, candidate: Mapping[str, Any]) -> Edit | None:
-    """The candidate's pair with this person's corrections; None where nothing differs but for white space, or nothing is left."""
-    texts = []
-    for question, name in (("instruction", "instruction"), ("response", "output")):
-        given, there = _plain(str(answer.values.get(question) or "")), candidate[name] or ""
-        texts.append(given if given and given != _plain(there) else there)
-    return None if texts == [candidate["instruction"] or "", candidate["output"] or ""] else Edit(*texts)
+    """The candidate's pair with this person's corrections; None where nothing differs but for what a browser's text field changes
+    by itself. A text that was emptied counts as not corrected."""
+    texts = [
+        _typed(str(answer.values.get(question) or ""), candidate[name] or "")
+        for question, name in (("instruction", "instruction"), ("response", "output"))
+    ]
+    return None if texts == list(_as_shown(candidate)) else Edit(*texts)
+
+
+def _as_shown(candidate: Mapping[str, Any]) -> Edit:
+    return Edit(candidate["instruction"] or "", candidate["output"] or "")
+
+
+def _typed(given: str, there: str) -> str:
+    """What a person made of the text that was there, white space as they typed it."""
+    if _plain(given) in ("", _plain(there)):
+        return there
+    given = given.replace("\r\n", "\n").rstrip("\n")  # the page's editor ends the text with a line
+    return given if "\xa0" in there else given.replace("\xa0", " ")
 
 
 def _plain(text: str) -> str:
-    """A text without what a browser's text field changes by itself."""
+    """A text for comparison, without what a browser's text field changes."""
     lines = text.replace("\xa0", " ").replace("\r\n", "\n").split("\n")
     return "\n".join(line.rstrip() for line in lines).strip()
 
@@ -42,7 +55,8 @@ def _plain(text: str) -> str:
 @dataclass
 class Decided:
     """What a review decided of one row. votes: what each person said, by the names of the question. edits: the distinct
-    corrections, in the order of the answers; taken: the one that is chosen, if one is."""
+    corrections, in the order of the answers; taken: the corrected pair that is chosen, if one is, maybe one person's instruction
+    and another's response."""
 
     status: str
     votes: list[str]
@@ -50,12 +64,18 @@ class Decided:
     taken: Edit | None = None
     rating: float | None = None
 
+    @property
+    def versions(self) -> list[Edit]:
+        """All corrected pairs, that which is chosen among them."""
+        return list(dict.fromkeys([*self.edits, *([self.taken] if self.taken else [])]))
+
 
 def decide(row: Mapping[str, Any], answers: Sequence[Answer]) -> Decided | None:
     """What submitted answers decide: the majority, the original where two lead. None where nobody decided anything.
 
-    Of several who accept the recycled pair, a correction is taken that most correctors agree on, unless more people accept the
-    pair as it was shown. Corrections of those who did not accept it decide nothing.
+    Of those who accept the recycled pair, more may accept it as it was shown than with corrections; else instruction and response
+    are each what most of the correctors made of it, and where two corrections lead, people are divided: the original. Corrections
+    of those who did not accept the pair decide nothing.
     """
     n = proposal(row)
     given = [answer for answer in answers if answer.values.get("decision") in (RECYCLED, KEEP, DROP)]
@@ -65,18 +85,27 @@ def decide(row: Mapping[str, Any], answers: Sequence[Answer]) -> Decided | None:
     edits = {answer.user: edit_of(answer, row["candidates"][n]) for answer in given}
     decided = Decided(_STATUSES[majority(votes)], votes, rating=_mean_rating(given))
     decided.edits = list(dict.fromkeys(edit for edit in edits.values() if edit))
-    if decided.status == "accepted":
-        decided.taken = _version([edits[answer.user] for answer in given if answer.values["decision"] == RECYCLED])
-        decided.status = "edited" if decided.taken else "accepted"
+    corrected = [edits[answer.user] for answer in given if answer.values["decision"] == RECYCLED]
+    made = [edit for edit in corrected if edit]
+    if decided.status == "accepted" and made and 2 * len(made) >= len(corrected):
+        there = _as_shown(row["candidates"][n])
+        instruction = _leading([edit.instruction for edit in made], there.instruction)
+        output = _leading([edit.output for edit in made], there.output)
+        if instruction is None or output is None:
+            decided.status = _STATUSES["split"]
+        else:
+            decided.status, decided.taken = "edited", Edit(instruction, output)
     return decided
 
 
-def _version(versions: Sequence[Edit | None]) -> Edit | None:
-    """The correction that more people made than any other, and no fewer than left the pair as it was shown; None is that pair."""
-    ranked = Counter(version for version in versions if version).most_common(2)
-    if not ranked or (len(ranked) > 1 and ranked[0][1] == ranked[1][1]) or ranked[0][1] < list(versions).count(None):
-        return None
-    return ranked[0][0]
+def _leading(versions: Sequence[str], there: str) -> str | None:
+    """The text that most correctors agree on; None where two corrections lead. One correction wins against as many who left the
+    text as it was."""
+    kept = versions.count(there)
+    (first, most), *others = Counter(text for text in versions if text != there).most_common(2) or [(there, kept)]
+    if most < kept:
+        return there
+    return None if others and others[0][1] == most else first
 
 
 def _mean_rating(answers: Sequence[Answer]) -> float | None:
@@ -89,12 +118,13 @@ def apply(row: Mapping[str, Any], decided: Decided | None) -> dict[str, Any]:
     unchanged = {name: row[name] for name in ("candidates", "scores", "choice", "origin", "kept", "reason")}
     n = proposal(row)
     if decided is None or n is None:
-        return row_columns(row, {**unchanged, "review_status": "unreviewed", "reviewers": 0, "rating": None})
+        nobody = {"review_status": "unreviewed", "reviewers": 0, "rating": None, "corrections": []}
+        return row_columns(row, {**unchanged, **nobody})
     candidates, scores = list(row["candidates"]), list(row["scores"])
     choice = n if decided.status == "accepted" else of_origin(candidates, ORIGINAL)[0]
     if decided.status == "dropped":
         choice = row["choice"]
-    for sample, edit in enumerate(decided.edits):
+    for sample, edit in enumerate(decided.versions):
         if edit == decided.taken:
             choice = len(candidates)
         candidates.append(_candidate(edit, candidates[n], sample))
@@ -111,6 +141,7 @@ def apply(row: Mapping[str, Any], decided: Decided | None) -> dict[str, Any]:
         "review_status": decided.status,
         "reviewers": len(decided.votes),
         "rating": decided.rating,
+        "corrections": [edit._asdict() for edit in decided.versions],
     }
     return row_columns(row, values)
 
@@ -130,6 +161,7 @@ class Tally:
     drafts: int = 0
     discarded: int = 0
     undecided: int = 0
+    gone: int = 0
     people: set[str] = field(default_factory=set)
 
     def add(self, row: Mapping[str, Any], record: Answered) -> None:
@@ -167,6 +199,7 @@ class Tally:
             "fewer_answers_than_asked": self.incomplete,
             "outdated": self.outdated,
             "undecided": self.undecided,
+            "gone": self.gone,
             "drafts": self.drafts,
             "discarded": self.discarded,
             "rating": sum(ratings) / len(ratings) if ratings else None,

@@ -51,10 +51,18 @@ def shown(row: Mapping[str, Any], n: int) -> str:
 
 
 def suggestion(row: Mapping[str, Any]) -> str:
-    """The student's own answer to the question of the decision."""
-    if row["kept"]:
-        return KEEP if row["origin"] == ORIGINAL else RECYCLED
-    return KEEP if row["origin"] == ORIGINAL else DROP
+    """What the run did with the row: who always agrees changes nothing."""
+    if not row["kept"]:
+        return DROP
+    return KEEP if row["origin"] == ORIGINAL else RECYCLED
+
+
+def margin(row: Mapping[str, Any], report: Report, stage: str = "all") -> float | None:
+    """Selector.margin, None where no numbers were compared or one of them is missing."""
+    found = Selector(report.rule, report.keep).margin(row, stage)
+    scored = zip(row["candidates"], row["scores"], strict=True)
+    unknown = not found and any(score["missing"] for candidate, score in scored if not candidate["error"])
+    return None if unknown or math.isinf(found) else found
 
 
 def settings(report: Report, min_submitted: int) -> Settings:
@@ -111,14 +119,14 @@ def record(row: Mapping[str, Any], n: int, report: Report) -> Record:
 
     candidate, student = row["candidates"][n], str(report.student.get("student"))
     agent = " ".join(_AGENT.sub(" ", student).split())[:200] or "student"
-    margin = Selector(report.rule, report.keep).margin(row)
-    suggested = [rg.Suggestion("decision", suggestion(row), score=min(1.0, margin), agent=agent)]
+    close = margin(row, report)
+    suggested = [rg.Suggestion("decision", suggestion(row), score=None if close is None else min(1.0, close), agent=agent)]
     for question, text in (("instruction", candidate["instruction"]), ("response", candidate["output"])):
         if text:
             suggested.append(rg.Suggestion(question, text, agent=agent))
     return rg.Record(
         id=row["id"],
-        fields={"pair": _pair(row, n), "critique": _critique(candidate), "scores": _scores(row, n, margin, report)},
+        fields={"pair": _pair(row, n), "critique": _critique(candidate), "scores": _scores(row, n, close, report)},
         metadata=metadata(row, n, report),
         suggestions=suggested,
     )
@@ -126,7 +134,6 @@ def record(row: Mapping[str, Any], n: int, report: Report) -> Record:
 
 def metadata(row: Mapping[str, Any], n: int, report: Report) -> dict[str, Any]:
     """What reviewers filter and sort by, of a row with the candidate `n` beside the original; what is unknown is left out."""
-    selector = Selector(report.rule, report.keep)
     candidates, scores = row["candidates"], row["scores"]
     first = of_origin(candidates, ORIGINAL)[0]
     found: dict[str, Any] = {
@@ -134,8 +141,8 @@ def metadata(row: Mapping[str, Any], n: int, report: Report) -> dict[str, Any]:
         "r_ifd": scores[n]["r_ifd"],
         "original_ifd": scores[first]["ifd"],
         "original_r_ifd": scores[first]["r_ifd"],
-        "margin": selector.margin(row),
-        "margin_instruction": selector.margin(row, "instruction"),
+        "margin": margin(row, report),
+        "margin_instruction": margin(row, report, "instruction"),
         "words": len((candidates[n]["output"] or "").split()),
         "original_words": len((candidates[first]["output"] or "").split()),
         "origin": candidates[n]["origin"],
@@ -198,7 +205,7 @@ def _critique(candidate: Mapping[str, Any]) -> str | None:
     return f'<div style="white-space:pre-wrap">{escaped(critique)}</div>' if critique.strip() else None
 
 
-def _scores(row: Mapping[str, Any], n: int, margin: float, report: Report) -> str:
+def _scores(row: Mapping[str, Any], n: int, close: float | None, report: Report) -> str:
     """Scores, decision and reason as one HTML block."""
     scores = row["scores"]
     first = of_origin(row["candidates"], ORIGINAL)[0]
@@ -209,12 +216,12 @@ def _scores(row: Mapping[str, Any], n: int, margin: float, report: Report) -> st
             ("r_ifd", "r-IFD", "below 1: the response tells of its instruction; lower: tells more"),
         )
     ]
-    close = "" if _endless(margin) else f" It hung on a difference of {margin:.3f}."
+    hung = "" if close is None else f" It hung on a difference of {close:.3f}."
     reason = f"{escaped(row['reason'])}: {escaped(REASONS.get(row['reason'], ''))}."
     student = f"{escaped(str(report.student.get('student')))}, {escaped(scoring_words(report.student))}"
     return (
         f"<table>{_line('th', '', 'original', 'recycled', '')}{''.join(lines)}</table>"
-        f"<div>{reason}{close}<br>Scored by {student}.</div>"
+        f"<div>{reason}{hung}<br>Scored by {student}.</div>"
     )
 
 

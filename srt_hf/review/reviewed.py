@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
+import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srt_hf import hub
-from srt_hf.card import CardData, config_names, render, report_folder, reviewed_config
+from srt_hf.card import CardData, render, report_folder, reviewed_config
 from srt_hf.errors import HubError
+from srt_hf.evaluation.files import read_rows, write_rows
 from srt_hf.handwritten import read, warn_of_edits
 from srt_hf.report import Report, render_table
-from srt_hf.result import flat, in_order, other_runs
+from srt_hf.result import flat, in_order, other_runs, same_run
 from srt_hf.schema import REVIEW_STATUSES, REVIEWED_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-# What two reports of one run have in common, however it was saved.
-_SAME_RUN = ("rows", "kept", "rule", "keep", "reasons", "scores")
 
 
 class Reviewed:
@@ -30,7 +29,7 @@ class Reviewed:
 
     rows: every row, decided by people where they decided (columns schema.REVIEW_COLUMNS besides). dataset: the pairs that are
     kept now, flat (schema.REVIEWED_COLUMNS), ready for SFT. report: the run's, with the review in its field `review`. answers:
-    all that anybody answered, drafts included, with {id, shown, user, status, values}.
+    all that anybody answered, drafts included, with {dataset, id, shown, user, status, values}.
     """
 
     def __init__(self, rows: Dataset, report: Report, answers: list[dict[str, Any]]) -> None:
@@ -56,17 +55,16 @@ class Reviewed:
 
     def save_to_disk(self, folder: str | Path) -> None:
         """Write the dataset as Parquet into a folder of its config's name, and `answers.jsonl`, which no push uploads. Where the
-        folder is the run's own, its card and report are brought up to date. Raises ConfigError where it cannot be written, or
-        holds other things."""
+        folder is the run's own, its card and report are brought up to date. Answers of an earlier pull that the server has no
+        more stay in the file. Raises ConfigError where it cannot be written, or holds other things."""
         target = Path(folder).resolve()
         if not target.is_dir() or not (target / "answers.jsonl").exists():
             hub.check_folder(target)
-        lines = (json.dumps(answer, ensure_ascii=False) + "\n" for answer in self.answers)
-        (target / "answers.jsonl").write_text("".join(lines), encoding="utf-8")
+        write_rows(target / "answers.jsonl", self._all_answers(target / "answers.jsonl"))
         paths = tuple(sorted(target.glob("reports/*/report.json")))
         readme = target / "README.md"
         card = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
-        run = self._own_run(paths)
+        run = same_run(paths, self.report)
         if run is None:
             self._write_table(target)
         else:
@@ -81,7 +79,7 @@ class Reviewed:
         if not self.report.review["kept"]:
             raise HubError("No row is kept after the review, so there is nothing to push.")
         existing = hub.check_target(repo_id, revision=revision, create_pr=create_pr)
-        run = self._own_run(existing.reports)
+        run = same_run(existing.reports, self.report)
         if run is None:
             raise HubError(
                 f"{repo_id} does not hold the run of {self._student} that was reviewed.",
@@ -101,17 +99,17 @@ class Reviewed:
                 added_to=report_folder(self._student),
             )
 
-    def _own_run(self, reports: tuple[Path, ...]) -> Report | None:
-        """The report of the run that was reviewed, if it is among these."""
-        for path in reports:
-            if path.parent.name == config_names(self._student)[1]:
-                found = Report.load(path)
-                return found if all(getattr(found, name) == getattr(self.report, name) for name in _SAME_RUN) else None
-        return None
+    def _all_answers(self, path: Path) -> list[dict[str, Any]]:
+        """These answers, and those that a file has besides."""
+        earlier = read_rows(path) if path.exists() and path.stat().st_size else []
+        return list({_whose(answer): answer for answer in [*earlier, *self.answers]}.values())
 
     def _write(self, folder: Path, existing: hub.Existing, run: Report, name: str) -> None:
         """Table, report and card, as they stand beside the run."""
         earlier = read(existing.card)
+        before, now = (review.get("reviewed", 0) for review in (run.review, self.report.review))
+        if before > now:
+            warnings.warn(f"The review in {name} decided {before:,} rows; this one, of {now:,}, takes its place.", stacklevel=3)
         report = replace(run, review=self.report.review)
         runs = in_order([report, *other_runs(existing, self._student, name)], earlier.header)
         self._write_table(folder)
@@ -142,5 +140,10 @@ class Reviewed:
         lines += [["reviewers", f"{found['reviewers']:,}"], ["agreement", several]]
         edits = f"{found['edits']:,}, {found['edits_not_taken']:,} of them not chosen"
         lines += [["corrections", edits], ["kept", f"{found['kept']:,}"]]
-        others = ("fewer_answers_than_asked", "outdated", "undecided", "drafts", "discarded")
+        others = ("fewer_answers_than_asked", "outdated", "gone", "undecided", "drafts", "discarded")
         return render_table(["", ""], lines + [[name.replace("_", " "), f"{found[name]:,}"] for name in others if found[name]])
+
+
+def _whose(answer: Mapping[str, Any]) -> tuple[Any, ...]:
+    """One person has one answer to one record of a dataset."""
+    return tuple(answer.get(name) for name in ("dataset", "id", "user"))
