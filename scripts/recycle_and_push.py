@@ -46,7 +46,7 @@ def main(
         if source.place:
             prepared, _ = take(prepared, *source.place)
         asked = {name: options[name] for name in ("mode", "prompts", "structured")}
-        asked["overlap"] = running.engine == "ray" and asking.mode == "exhaustive"
+        asked["overlap"] = running.engine == "ray"
         print(estimate(prepared, fleet=cost.fleet, prices=cost.prices, selector=selection.make(), **asked))
         return 0
     deciding: dict[str, Any] = {"selector": selection.make(), "proxy": scoring.proxy, "margin": scoring.margin}

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from srt_hf.cli import explained, json_object, option
+from srt_hf.cli import changed, explained, json_object, option
 from srt_hf.errors import ConfigError
 from srt_hf.estimate import Fleet
 from srt_hf.prompts import TEMPLATE_NAMES
@@ -54,13 +54,14 @@ class StudentArguments:
     template: str = option("auto", f"the student's prompt format: {', '.join(TEMPLATE_NAMES)}")
     dtype: str = option("auto", "auto, fastest (bfloat16 where that is faster), float32 (the paper's numbers), bfloat16, float16")
     max_length: int = option(2048, "tokens of prompt and answer together")
+    device: str | None = option(None, "where it scores: cuda, cuda:1, cpu, mps [a GPU where there is one]")
     trust_remote_code: bool = option(False, "run code from the student's repo")
     proxy: str | None = option(None, "a smaller model that scores first and leaves only close calls to the student")
     margin: float = option(0.05, "what a close call is for --proxy: numbers nearer than this to each other, or to 1")
 
     def make(self) -> Student:
         """The student, not loaded yet. Raises ConfigError."""
-        chosen = {name: getattr(self, name) for name in ("template", "dtype", "max_length", "trust_remote_code")}
+        chosen = {name: getattr(self, name) for name in ("template", "dtype", "max_length", "device", "trust_remote_code")}
         return Student(self.student, revision=self.student_revision, **chosen)
 
 
@@ -119,6 +120,10 @@ class CostArguments:
         for name in ("teacher_servers", "student_devices"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} is {getattr(self, name)}.", "Give at least 1.")
+        for whose in ("teacher", "student"):
+            idle = [name for name in changed(self) if name.startswith(whose) and not name.endswith("_rate")]
+            if idle and getattr(self, f"{whose}_rate") is None:
+                raise ConfigError(f"Without --{whose}_rate, --{idle[0]} says nothing.", "Give the rate of one too.")
         for name in ("teacher_price", "student_price"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"--{name} is {getattr(self, name)}.", "Give a price of at least 0.")

@@ -75,8 +75,8 @@ def estimate(
     """A table: calls, tokens and passes, and the time and cost of them where rates or prices are given; with both rates, which of
     the two stages the run waits for, and what one more server or device would change.
 
-    rows: with instruction, input, output. overlap: whether the student scores while the teacher still writes (exhaustive mode on
-    an engine that does so); else one stage comes after the other.
+    rows: with instruction, input, output. overlap: whether the student scores while the teacher still writes, as on the engine
+    ray; else one stage comes after the other.
     """
     fleet = fleet or Fleet()
     count = len(rows)

@@ -46,7 +46,7 @@ shutil.copy(words[0], copy)
 tasks = [None]
 if "array" in given:
     first, _, last = given["array"].partition("-")
-    tasks = range(int(first), int(last or first) + 1)
+    tasks = range(int(first), int(last) + 1) if last else map(int, given["array"].split(","))
 ended = []
 for task in tasks if not any(codes) else []:
     environment = dict(os.environ) if task is None else {{**os.environ, "SLURM_ARRAY_TASK_ID": str(task)}}
@@ -95,7 +95,7 @@ def test_a_slurm_array_and_its_merge(slurm: dict[str, str], tgi: LocalTGI, stude
 
 
 def test_a_merge_waits_for_shards_that_failed(slurm: dict[str, str], tmp_path: Path) -> None:
-    """And a shard that is run again is one job of the array, with the number of all."""
+    """And shards that are run again are an array of their own, with the number of all, after which the merge comes."""
     stub = tmp_path / "bin" / "python"
     stub.write_text('#!/bin/bash\necho "$*" >>"$OUT/calls"\n! [[ "$*" == *"--shard_index 1"* && -z "${MENDED:-}" ]]\n')
     stub.chmod(0o755)
@@ -104,9 +104,12 @@ def test_a_merge_waits_for_shards_that_failed(slurm: dict[str, str], tmp_path: P
     assert run.returncode == 0, run.stderr
     array, merged = submitted(tmp_path)
     assert array["codes"] == [0, 1, 0] and merged["codes"] == []
-    again = {**stubbed, "MENDED": "1", "SLURM_ARRAY_TASK_ID": "1"}
-    assert slurm_array(again, "shard", "3", "--dataset", "org/rows with a blank").returncode == 0
-    assert slurm_array({**stubbed, "PUBLISH": "--repo org/made --private"}, "merge", "3").returncode == 0
+    again = {**stubbed, "MENDED": "1", "PUBLISH": "--repo org/made --private"}
+    run = slurm_array(again, "again", "1", "3", "--dataset", "org/rows with a blank")
+    assert run.returncode == 0, run.stderr
+    array, merged = submitted(tmp_path)[2:]
+    assert array["codes"] == [0] and merged["codes"] == [0]
+    assert {"--array=1", "--gres=gpu:1"} <= set(array["options"]) and "--dependency=afterok:3" in merged["options"]
     calls = (tmp_path / "out" / "calls").read_text().splitlines()
     out = tmp_path / "out"
     expected = f"--num_shards 3 --shard_index 1 --journal {out}/journals/1.sqlite --output_dir {out}/shards/1"

@@ -11,8 +11,9 @@
 #   PUBLISH  options of merge.py, such as --repo org/srecycled-rows --private
 #   PYTHON   the interpreter                      [python]
 #
-# Shards that failed are run again by `OUT=… sbatch --array=3,5 scripts/recipes/slurm_array.sh shard 8 THE SAME OPTIONS`, and pay
-# for no reply twice; then `OUT=… scripts/recipes/slurm_array.sh merge 8` on any node.
+# Where shards failed, no merge takes place. They are run again, and merged with the others, by
+#   OUT=/shared/srecycled-rows scripts/recipes/slurm_array.sh again 3,5 8 THE SAME OPTIONS
+# and pay for no reply twice.
 set -euo pipefail
 
 : "${OUT:?OUT names the folder of the run, which all nodes must see.}"
@@ -21,15 +22,16 @@ python=${PYTHON:-python}
 export ROOT=${ROOT:-$(cd "$(dirname "$0")/../.." && pwd)}
 
 submit() {
-    local count=$1 array
+    local indices=$1 count=$2 array
+    shift
     local -a shard merge
     read -ra shard <<<"${SHARD:---gres=gpu:1 --cpus-per-task=8}"
     read -ra merge <<<"${MERGE:---cpus-per-task=4}"
     mkdir -p "$OUT/logs"
-    array=$(sbatch --parsable --export=ALL --job-name=srt_hf --array="0-$((count - 1))" --output="$OUT/logs/shard-%a.log" \
+    array=$(sbatch --parsable --export=ALL --job-name=srt_hf --array="$indices" --output="$OUT/logs/shard-%a.log" \
         "${shard[@]}" "$0" shard "$@")
-    sbatch --parsable --export=ALL --job-name=srt_hf-merge --dependency="afterok:${array%%;*}" --output="$OUT/logs/merge.log" \
-        "${merge[@]}" "$0" merge "$count"
+    sbatch --parsable --export=ALL --job-name=srt_hf-merge --dependency="afterok:${array%%;*}" --kill-on-invalid-dep=yes \
+        --output="$OUT/logs/merge.log" "${merge[@]}" "$0" merge "$count"
 }
 
 run_shard() {
@@ -55,12 +57,19 @@ merge_all() {
 }
 
 case ${1:-} in
-shard | merge)
-    role=$1
+shard)
     shift
-    if [ "$role" = shard ]; then run_shard "$@"; else merge_all "$@"; fi
+    run_shard "$@"
     ;;
-[1-9] | [1-9][0-9] | [1-9][0-9][0-9]) submit "$@" ;;
+merge)
+    shift
+    merge_all "$@"
+    ;;
+again)
+    shift
+    submit "$@"
+    ;;
+[1-9] | [1-9][0-9] | [1-9][0-9][0-9]) submit "0-$(($1 - 1))" "$@" ;;
 *)
     echo "error: The first word is the number of shards, 1 to 999." >&2
     exit 2

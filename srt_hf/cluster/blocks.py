@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,7 +50,12 @@ class Blocks:
             return
         fresh = _unfinished(self.folder / "rows")
         rows.select_columns(["id", *TRIPLE]).save_to_disk(fresh)
-        os.replace(fresh, self.folder / "rows")
+        try:
+            os.replace(fresh, self.folder / "rows")
+        except OSError:  # another process was faster
+            if not (self.folder / "rows").exists():
+                raise
+            shutil.rmtree(fresh)
 
     @cached_property
     def _rows(self) -> Dataset:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from srt_hf.errors import ClusterError, ConfigError
 from srt_hf.identity import brief
 
 _ANSWERS = 5.0  # seconds that a cluster may take to accept a connection
+_LOOK, _FAILURES = 2.0, 5  # seconds between looks whether the head is there, and how often it may be away
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+logger = logging.getLogger("srt_hf")
+
 LOCAL = "local"  # a cluster of this machine alone, started for the run
 
 
@@ -78,11 +85,13 @@ def _check_address(address: str) -> None:
 
 
 def _failed(address: str, error: Exception) -> ClusterError:
-    said = " ".join(str(error).split())
+    said = " ".join(str(error).split()).rstrip(".")
     if said.startswith("Version mismatch"):
         return ClusterError(f"{said}.", "Run the command in the environment that the cluster was started from.")
     cure = "Start one with `ray start --head` on this machine, or give a node's HOST:PORT (--ray_address) there."
-    return ClusterError(f"The Ray cluster at {address} cannot be used: {brief(error)}", cure)
+    if "RAY_AUTH_MODE" not in os.environ and Path("~/.ray/auth_token").expanduser().exists():
+        cure += " If it was started with a token, as Ray does where ~/.ray/auth_token exists, set RAY_AUTH_MODE=token."
+    return ClusterError(f"The Ray cluster at {address} cannot be used: {brief(error).rstrip('.')}.", cure)
 
 
 @contextmanager
@@ -106,6 +115,40 @@ def _silence() -> None:
 
     worker.print_to_stdstream = lambda *_, **__: None  # there is no setting for it
     logging.getLogger(ray.data.__name__).setLevel(logging.CRITICAL + 1)
+
+
+class HeadWatch(threading.Thread):
+    """Tells where the cluster's head is gone: Ray waits for it, and then ends the process without a word. `stop` ends it."""
+
+    def __init__(self) -> None:
+        import ray
+
+        super().__init__(daemon=True)
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        self._address = (host.strip("[]"), int(port))
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        failures = 0
+        while failures < _FAILURES:
+            if self._stopped.wait(_LOOK):
+                return
+            try:
+                socket.create_connection(self._address, timeout=_ANSWERS).close()
+                failures = 0
+            except OSError:
+                failures += 1
+        where = ":".join(map(str, self._address))
+        logger.error("The Ray cluster's head at %s is gone. What is saved stays; the same command goes on from there.", where)
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+
+def last_line(error: BaseException) -> str:
+    """Of an error whose message is a traceback, maybe in colours: what it was."""
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def alive() -> dict[str, dict[str, float]]:

@@ -15,9 +15,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from srt_hf.cluster.actors import Score, version
 from srt_hf.cluster.blocks import Blocks
-from srt_hf.cluster.connection import alive, connect, places, room
-from srt_hf.cluster.students import Score, here, remote, students_of, version
+from srt_hf.cluster.connection import HeadWatch, alive, connect, last_line, places, room
+from srt_hf.cluster.environment import for_other_nodes, of_driver
+from srt_hf.cluster.students import here, remote, students_of
 from srt_hf.cluster.teaching import Ask, Teaching, Told
 from srt_hf.errors import ClusterError
 from srt_hf.identity import brief
@@ -36,6 +38,7 @@ _TRIES = 3  # streams in a row that end without a single block, after which it i
 _LAST_REPLIES = 150.0  # seconds for the replies under way where a run ends; the sender itself gives up before
 _LOOK = 1.0  # seconds between looks whether the nodes with students live
 _ANSWERS = 30.0  # seconds that the teacher's actor has to tell how it is doing
+_RESTARTS = 3  # of a student's process and of what it had in hand, after which the stream ends
 _GOES_ON = "The same command goes on from what is saved."
 # mode -> its streams, in order: stage, the stage that it goes on from, name of the time in the report.
 _STREAMS: dict[str, list[tuple[str, str | None, str]]] = {
@@ -70,11 +73,14 @@ class Cluster(AbstractContextManager["Cluster"]):
             self._leave()
             raise
         self.scoring = remote(scoring, self._places.resources)
+        self._watch = HeadWatch()
+        self._watch.start()
         self._teaching: Any = None
         self._told: dict[int, Told] = {}
         self._warned: set[str] = set()
 
     def __exit__(self, *_: object) -> None:
+        self._watch.stop()
         for student in students_of(self.scoring):
             student.release()
         self._leave()
@@ -111,7 +117,9 @@ class Cluster(AbstractContextManager["Cluster"]):
         from tqdm import tqdm
 
         missing, in_vain = blocks.missing(stage, rows), 0
-        what = "Teacher reflects, students score" + ("" if stage == "all" else f" {stage}s")
+        where = "GPUs" if "num_gpus" in self._places.resources else "CPUs"
+        what = f"Teacher reflects, students on {where} ({self._places.students}) score"
+        what += "" if stage == "all" else f" {stage}s"
         with tqdm(total=rows, desc=what, unit=" examples", disable=are_progress_bars_disabled()) as bar:
             bar.update(rows - sum(blocks.rows_in(n, rows) for n in missing))
             while missing:
@@ -120,7 +128,7 @@ class Cluster(AbstractContextManager["Cluster"]):
                         blocks.write(stage, n, content)
                         bar.update(blocks.rows_in(n, rows))
                 except RayTaskError as error:  # a fault in what runs there, which another try would meet again
-                    raise ClusterError(f"A task on the cluster failed: {_last_line(error)}") from error
+                    raise ClusterError(f"A task on the cluster failed: {last_line(error)}") from error
                 except (RayError, NodeLost) as error:
                     left = blocks.missing(stage, rows)
                     in_vain = in_vain + 1 if left == missing else 0
@@ -150,8 +158,16 @@ class Cluster(AbstractContextManager["Cluster"]):
         )
         dataset = dataset.map(
             Score,
-            fn_constructor_args=(here(self.scoring), stage, version()),
+            fn_constructor_args=(
+                pickle.dumps(here(self.scoring)),
+                [student.scored_by() for student in students_of(self.scoring)],
+                stage,
+                for_other_nodes(),
+                version(),
+            ),
             compute=ray.data.ActorPoolStrategy(size=students),
+            max_restarts=_RESTARTS,
+            max_task_retries=_RESTARTS,
             **self._places.resources,
         )
         context = dataset.context
@@ -159,8 +175,9 @@ class Cluster(AbstractContextManager["Cluster"]):
         context.enable_progress_bars = context.print_on_execution_start = False  # the run has a display of its own
         for row in dataset.iter_rows():
             self.scoring.student.count_passes += row["passes"]
+            self._progress()
             self._warn(json.loads(row["warnings"]))
-            self._warn(text for told in list(self._told.values()) for text in told.warnings)
+            self._warn_of_teacher()
             if row["error"]:
                 raise pickle.loads(row["error"])
             yield row["block"], row["content"]
@@ -190,6 +207,9 @@ class Cluster(AbstractContextManager["Cluster"]):
                 self._warned.add(kind)
                 warnings.warn(text, stacklevel=2)
 
+    def _warn_of_teacher(self) -> None:
+        self._warn(text for told in list(self._told.values()) for text in told.warnings)
+
     def _finish(self) -> None:
         """Let the teacher's actor go, when the replies that are paid for are saved."""
         import ray
@@ -200,6 +220,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         try:
             ray.get(self._teaching.finish.remote(), timeout=_LAST_REPLIES)
             self._progress()
+            self._warn_of_teacher()
         except RayError as error:
             logger.warning("The last replies are not waited for any longer: %s", brief(error))
         finally:
@@ -219,11 +240,10 @@ def _start_teaching(reflector: Reflector, blocks: Blocks) -> Any:
     import ray
     from ray import cloudpickle
 
-    environment = {name: value for name, value in os.environ.items() if name.startswith(("HF_", "SRT_HF_"))}
     return (
         ray.remote(Teaching)
         .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, label_selector=_this_node())
-        .remote(cloudpickle.dumps(reflector), cloudpickle.dumps(blocks), os.getcwd(), environment)
+        .remote(cloudpickle.dumps(reflector), cloudpickle.dumps(blocks), os.getcwd(), of_driver())
     )
 
 
@@ -249,8 +269,3 @@ def _watching(nodes: frozenset[str]) -> type:
                     raise NodeLost(f"The Ray cluster lost {lost} of {len(nodes)} nodes with students.")
 
     return Watch
-
-
-def _last_line(error: BaseException) -> str:
-    """Of a traceback that is an error's message: what it was."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -1,88 +1,25 @@
-"""The students' side of a run on a cluster: the pool that scores blocks, and a student for a driver that has none of its own."""
+"""A student for a driver that has none of its own: it lives on the cluster."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import inspect
-import json
-import pickle
-import warnings
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from srt_hf.cluster.blocks import pack, unpack
+from srt_hf.cluster.actors import Holder, version
+from srt_hf.cluster.connection import last_line
+from srt_hf.cluster.environment import for_other_nodes
 from srt_hf.errors import ClusterError, SrtError
-from srt_hf.identity import brief
-from srt_hf.schema import NLLS, SCORED_COLUMNS
+from srt_hf.schema import NLLS
 from srt_hf.scoring import Scoring
 from srt_hf.student import Student
 
+logger = logging.getLogger("srt_hf")
 
-class Score:
-    """For `ray.data.Dataset.map` in a pool of actors: a reflected block -> the columns that this stage adds to it.
-
-    passes: what the student ran for it. An error of ours is a value of the row, which the driver raises: the pool lives on.
-    """
-
-    def __init__(self, scoring: Scoring, stage: str, version: str) -> None:
-        self._scoring, self._stage, self._version = scoring, stage, version
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        result = {"block": row["block"], "content": b"", "passes": 0, "warnings": "[]", "error": row["error"]}
-        if row["error"]:
-            return result
-        before = self._scoring.student.count_passes
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            try:
-                check_version(self._version)
-                result["content"] = self._score(row["content"])
-            except SrtError as error:
-                result["error"] = pickle.dumps(error)
-        passes = self._scoring.student.count_passes - before
-        return {**result, "passes": passes, "warnings": json.dumps([str(one.message) for one in told])}
-
-    def _score(self, content: bytes) -> bytes:
-        rows = unpack(content)
-        columns = self._scoring.scorer(self._stage)({name: [row[name] for row in rows] for name in rows[0]})
-        rows = [{**row, **{name: columns[name][n] for name in SCORED_COLUMNS}} for n, row in enumerate(rows)]
-        added = ["candidates", *SCORED_COLUMNS]
-        if self._stage == "all":
-            return pack(rows, added)
-        if self._stage == "instruction":
-            rows = [{**row, **self._scoring.selector.instruction_winner(row)} for row in rows]
-        return pack(rows, [*added, "choice"])
-
-
-def version() -> str:
-    """Of this package, on this machine."""
-    return importlib.metadata.version("srt_hf")
-
-
-def check_version(driver: str) -> None:
-    """Raises ClusterError where this machine has another version of this package than the driver."""
-    if driver != version():
-        raise ClusterError(f"A node of the cluster has srt_hf {version()}, and the driver {driver}.", "Install one everywhere.")
-
-
-class Holder:
-    """An actor that holds one student, for the few things that the driver asks it."""
-
-    def __init__(self, configuration: dict[str, Any]) -> None:
-        self._student = Student(**configuration)
-
-    def load(self, driver: str) -> tuple[Student, dict[str, Any]]:
-        """The student with everything resolved as it is here (dtype, commit), and its `scored_by`."""
-        check_version(driver)
-        return self._student, self._student.scored_by()
-
-    def nlls(self, *arguments: Any) -> list[dict[str, Any]]:
-        return self._student.nlls(*arguments)
-
-    def in_float32(self) -> Student | str:
-        return self._student.in_float32()
+_PATIENCE = 10.0  # seconds for an actor's answer, after which something else may have its place
 
 
 class RemoteStudent(Student):
@@ -96,6 +33,8 @@ class RemoteStudent(Student):
         self._configuration = {name: getattr(student, name) for name in names}
         if Path(student.model).is_dir():
             self._configuration["model"] = str(Path(student.model).resolve())
+        if student.device is not None and student.device.startswith("cuda"):
+            self._configuration["device"] = "cuda"  # Ray shows each actor its own GPU, and no other
         super().__init__(**self._configuration)
         self._resources = resources
         self._by: dict[str, Any] = {}
@@ -143,14 +82,21 @@ class RemoteStudent(Student):
         import ray
         from ray.exceptions import RayActorError, RayTaskError
 
-        if self._holder is None:
-            self._holder = ray.remote(Holder).options(**self._resources).remote(self._configuration)
+        started = self._holder is None
+        if started:
+            self._holder = ray.remote(Holder).options(**self._resources).remote(self._configuration, for_other_nodes())
+        answer = getattr(self._holder, name).remote(*arguments)
+        if started and not ray.wait([answer], timeout=_PATIENCE)[0]:
+            logger.warning("Waiting for the student %s: it loads, or others have its place in the cluster.", self.model)
         try:
-            return ray.get(getattr(self._holder, name).remote(*arguments))
+            return ray.get(answer)
         except RayTaskError as failure:
             raise (failure.cause if isinstance(failure.cause, SrtError) else failure) from None
         except RayActorError as error:
-            raise ClusterError(f"The process of the student {self.model} on the cluster died: {brief(error)}") from error
+            raise ClusterError(
+                f"The process of the student {self.model} on the cluster died: {last_line(error)}",
+                "Every node needs the same srt_hf and what it stands on.",
+            ) from error
 
 
 def remote(scoring: Scoring, resources: dict[str, Any]) -> Scoring:

@@ -9,10 +9,13 @@ Nothing is imported here that reads the environment, before it is the driver's.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import pickle
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from srt_hf.cluster.environment import take_over
 
 if TYPE_CHECKING:
     from srt_hf.cluster.blocks import Blocks
@@ -38,14 +41,18 @@ class Teaching:
 
     def __init__(self, reflector: bytes, blocks: bytes, folder: str, environment: dict[str, str]) -> None:
         os.chdir(folder)
-        os.environ.update(environment)
+        take_over(environment)
         self._reflector: Any = pickle.loads(reflector)
         self._blocks: Blocks = pickle.loads(blocks)
         self._turn = asyncio.Lock()
         self._running: set[asyncio.Future[Any]] = set()
         self._warnings: list[str] = []
-        warnings.simplefilter("always")
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_, **__: self._warnings.append(str(message))
+        handler = logging.Handler(logging.WARNING)
+        handler.emit = lambda record: self._warnings.append(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger("srt_hf").addHandler(handler)
 
     async def reflect(self, stage: str, n: int, before: str | None) -> bytes:
         """Block n, as an earlier stage left it, with its candidates for this stage. Raises what the reflector raises."""
