@@ -16,7 +16,7 @@ def main(rows: str, out: str, teacher: str, journal: str, student: str, **more: 
     asked = srt_hf.Teacher(teacher, journal=journal)
     chosen = srt_hf.Student(student, template="vicuna")
     result = srt_hf.recycle(Dataset.from_json(rows), teacher=asked, student=chosen, engine="ray", **more)
-    result.rows.to_json(out)
+    result.rows.to_parquet(out)
     return 0
 
 

@@ -29,7 +29,7 @@ from tiny_models import make_llama
 ray = pytest.importorskip("ray")
 
 from srt_hf import Recycled, Reflector, Student, Teacher, recycle, select  # noqa: E402
-from srt_hf.cluster import actors, blocks, connection, engine, environment  # noqa: E402
+from srt_hf.cluster import actors, blocks, connection, environment  # noqa: E402
 from srt_hf.errors import ClusterError, ConfigError, StudentError, TeacherUnreachable  # noqa: E402
 from srt_hf.schema import TRIPLE  # noqa: E402
 from srt_hf.scoring import Scoring  # noqa: E402
@@ -299,7 +299,8 @@ def test_row_for_row_the_local_engine(
         deaths = dying(nodes, times) if mode == "exhaustive" else []
         found = run(tgi.url, student_folder, tmp_path / "ray", data, mode=mode, engine="ray", ray_address=nodes.address)
         assert tgi.counts()["requests"] == 2 * sent and not any(death.is_alive() for death in deaths)
-    assert len(found.rows) == 3111 and same(local, found)
+    assert len(found.rows) == 3111 and local.rows[:] == found.rows[:] and local.report.reasons == found.report.reasons
+    assert deaths or same(local, found)  # what is done again is counted again
     first = times[: -(-3111 // 128)]  # of selective mode, the blocks of its first stream
     assert sum(at < asked[-1] for at in first) > len(first) / 4
 
@@ -335,29 +336,6 @@ def test_an_actor_dies(title: str, nodes: Any, small_blocks: None, student_folde
     # A teacher's process that dies has requests at the server, as a local run that is killed.
     assert lost <= 2 * slots if title == "ray::Teaching" else lost == 0
     assert local.rows[:] == found.rows[:] and local.report.reasons == found.report.reasons
-
-
-@pytest.mark.slow
-def test_a_student_that_always_dies_is_given_up(
-    nodes: Any, small_blocks: None, student_folder: str, tmp_path: Path, monkeypatch: Any
-) -> None:
-    monkeypatch.setattr(engine, "_RESTARTS", 0)
-    monkeypatch.setattr(engine, "_TRIES", 2)
-    nodes.remove_node(next(node for node in nodes.list_all_nodes() if node is not nodes.head_node))
-    over = threading.Event()
-
-    def kill_all() -> None:
-        while not over.wait(0.05):
-            for process in processes(SCORE):
-                os.kill(process, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_all, daemon=True)
-    with LocalTGI() as tgi:
-        killer.start()
-        with pytest.raises(ClusterError, match=r"The Ray cluster fails again and again: .*goes on from what is saved"):
-            run(tgi.url, student_folder, tmp_path / "j", texts(40), mode="exhaustive", engine="ray", ray_address=nodes.address)
-        over.set()
-        assert saved(tmp_path / "j") == len(tgi.chats)
 
 
 @pytest.mark.slow
@@ -400,9 +378,9 @@ def test_a_node_dies(mode: str, nodes: Any, small_blocks: None, student_folder: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-def test_the_driver_dies_and_goes_on(end: int, small_blocks: None, student_folder: str, tmp_path: Path) -> None:
+def test_the_driver_dies_and_goes_on(end: int, student_folder: str, tmp_path: Path) -> None:
     """Killed it loses what was at the server; interrupted it waits for that. What the students did is done."""
-    data, slots = texts(1500), 16
+    data, slots = texts(700), 16
     data.to_json(tmp_path / "rows.jsonl")
     asked = {
         "rows": str(tmp_path / "rows.jsonl"),
@@ -412,7 +390,7 @@ def test_the_driver_dies_and_goes_on(end: int, small_blocks: None, student_folde
     }
 
     def start(url: str) -> subprocess.Popen[str]:
-        options = json.dumps({**asked, "teacher": url, "out": str(tmp_path / "out.jsonl"), "students": 1})
+        options = json.dumps({**asked, "teacher": url, "out": str(tmp_path / "out.parquet"), "students": 1})
         command = [sys.executable, str(Path(__file__).with_name("ray_run.py")), options]
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
@@ -425,8 +403,10 @@ def test_the_driver_dies_and_goes_on(end: int, small_blocks: None, student_folde
         process.send_signal(end)
         _, told = process.communicate(timeout=60)
         assert process.returncode == (130 if end == signal.SIGINT else -signal.SIGKILL), told
-        while tgi.busy:
-            time.sleep(0.01)
+        asked_last = -1  # what the driver has started notices its death some seconds later
+        while tgi.busy or asked_last != len(tgi.chats):
+            asked_last = len(tgi.chats)
+            time.sleep(5)
         lost = len(tgi.chats) - saved(tmp_path / "j")
         assert lost <= (0 if end == signal.SIGINT else 2 * slots), told
         tgi.delay, kept = 0.0, {path: path.stat().st_mtime for path in done}
@@ -438,7 +418,7 @@ def test_the_driver_dies_and_goes_on(end: int, small_blocks: None, student_folde
         assert len(tgi.chats) == saved(tmp_path / "j") + lost
     assert (
         kept == {path: path.stat().st_mtime for path in done}
-        and local.rows[:] == Dataset.from_json(str(tmp_path / "out.jsonl"))[:]
+        and local.rows[:] == Dataset.from_parquet(str(tmp_path / "out.parquet"))[:]
     )
 
 

@@ -38,7 +38,6 @@ _TRIES = 3  # streams in a row that end without a single block, after which it i
 _LAST_REPLIES = 150.0  # seconds for the replies under way where a run ends; the sender itself gives up before
 _LOOK = 1.0  # seconds between looks whether the nodes with students live
 _ANSWERS = 30.0  # seconds that the teacher's actor has to tell how it is doing
-_RESTARTS = 3  # of a student's process and of what it had in hand, after which the stream ends
 _GOES_ON = "The same command goes on from what is saved."
 # mode -> its streams, in order: stage, the stage that it goes on from, name of the time in the report.
 _STREAMS: dict[str, list[tuple[str, str | None, str]]] = {
@@ -166,8 +165,6 @@ class Cluster(AbstractContextManager["Cluster"]):
                 version(),
             ),
             compute=ray.data.ActorPoolStrategy(size=students),
-            max_restarts=_RESTARTS,
-            max_task_retries=_RESTARTS,
             **self._places.resources,
         )
         context = dataset.context
@@ -215,12 +212,13 @@ class Cluster(AbstractContextManager["Cluster"]):
         import ray
         from ray.exceptions import RayError
 
-        if self._progress().load[0]:
+        in_flight, _ = self._progress().load
+        self._warn_of_teacher()
+        if in_flight:
             logger.warning("Waiting for the last replies, which are paid for (Ctrl-C leaves them).")
         try:
             ray.get(self._teaching.finish.remote(), timeout=_LAST_REPLIES)
             self._progress()
-            self._warn_of_teacher()
         except RayError as error:
             logger.warning("The last replies are not waited for any longer: %s", brief(error))
         finally:

@@ -9,13 +9,13 @@ Nothing is imported here that reads the environment, before it is the driver's.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import pickle
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from srt_hf.cluster.environment import take_over
+from srt_hf.errors import ClusterError
 
 if TYPE_CHECKING:
     from srt_hf.cluster.blocks import Blocks
@@ -46,13 +46,11 @@ class Teaching:
         self._blocks: Blocks = pickle.loads(blocks)
         self._turn = asyncio.Lock()
         self._running: set[asyncio.Future[Any]] = set()
+        self._ended = False
         self._warnings: list[str] = []
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_, **__: self._warnings.append(str(message))
-        handler = logging.Handler(logging.WARNING)
-        handler.emit = lambda record: self._warnings.append(record.getMessage())  # type: ignore[method-assign]
-        logging.getLogger("srt_hf").addHandler(handler)
 
     async def reflect(self, stage: str, n: int, before: str | None) -> bytes:
         """Block n, as an earlier stage left it, with its candidates for this stage. Raises what the reflector raises."""
@@ -64,6 +62,8 @@ class Teaching:
             await self._reflector.teacher.who()
             while self._running and not self._has_room():
                 await asyncio.sleep(_LOOK)
+            if self._ended:
+                raise ClusterError("The run has ended.")
             work = asyncio.gather(*(getattr(self._reflector, _STEPS[stage])(row) for row in rows))
             self._running.add(work)
             await asyncio.sleep(_LOOK)  # in which it takes its slots
@@ -86,6 +86,7 @@ class Teaching:
 
     async def finish(self) -> None:
         """Ask nothing more, and return when the replies under way, which are paid for, are saved."""
+        self._ended = True
         for work in self._running:
             work.cancel()
         if self._running:
