@@ -120,13 +120,13 @@ class CostArguments:
         for name in ("teacher_servers", "student_devices"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} is {getattr(self, name)}.", "Give at least 1.")
+        for name in ("teacher_price", "student_price"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"--{name} is {getattr(self, name)}.", "Give a price of at least 0.")
         for whose in ("teacher", "student"):
             idle = [name for name in changed(self) if name.startswith(whose) and not name.endswith("_rate")]
             if idle and getattr(self, f"{whose}_rate") is None:
                 raise ConfigError(f"Without --{whose}_rate, --{idle[0]} says nothing.", "Give the rate of one too.")
-        for name in ("teacher_price", "student_price"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"--{name} is {getattr(self, name)}.", "Give a price of at least 0.")
 
     @property
     def fleet(self) -> Fleet:

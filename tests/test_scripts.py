@@ -222,6 +222,7 @@ def test_bad_columns(here, tgi: LocalTGI, student_folder: str, tmp_path: Path, d
         ("--teacher_rate", "0", "--teacher_rate is 0.0"),
         ("--student_devices", "0", "--student_devices is 0"),
         ("--teacher_price", "-1", "--teacher_price is -1.0"),
+        ("--teacher_servers", "4", "Without --teacher_rate, --teacher_servers says nothing"),
         ("--teacher", "localhost:8080", "is no teacher"),
         ("--prompts", "nothing.yaml", "nothing.yaml"),
         ("--output_dir", "/proc/nothing", "The output folder /proc/nothing cannot be made"),
