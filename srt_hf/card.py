@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from srt_hf.handwritten import own_part, seal
-from srt_hf.report import Provenance, Report, rounding_words
+from srt_hf.report import Provenance, Report, decimal, rounding_words
 from srt_hf.schema import FLAGS, REPO_TAG, REVIEW_STATUSES, REVIEWED
 from srt_hf.selection import REASONS
 
@@ -212,8 +212,7 @@ def _review(report: Report) -> dict[str, Any]:
     if not review:
         return {}
     statuses = [(name, f"{count:,}", REVIEW_STATUSES.get(name, "")) for name, count in review["statuses"].items() if count]
-    alpha = "–" if review["alpha"] is None else f"{review['alpha']:.3f}"
-    return {**review, "config": "".join(_reviewed(report)), "status_lines": statuses, "alpha_words": alpha}
+    return {**review, "config": "".join(_reviewed(report)), "status_lines": statuses, "alpha_words": decimal(review["alpha"])}
 
 
 def facts(report: Report) -> list[tuple[str, str, bool]]:
@@ -300,7 +299,7 @@ def _example(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _change(before: float | None, after: float | None) -> str:
-    return " → ".join("–" if value is None else f"{value:.3f}" for value in (before, after))
+    return " → ".join(map(decimal, (before, after)))
 
 
 def _pair(instruction: str | None, input: str | None, output: str | None) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from srt_hf.prompts import TEMPLATES, Prompts
-from srt_hf.report import Prices, duration, render_table
+from srt_hf.report import Prices, counted, duration, render_table
 from srt_hf.rows import Triple, triple
 from srt_hf.schema import BOTH, COUNTS, INSTRUCTION, NLLS, ORIGINAL, RESPONSE, TRIPLE
 from srt_hf.scoring import BATCH, StagedScorer
@@ -41,13 +41,15 @@ class Fleet:
     teacher_price: float = 0.0
     student_price: float = 0.0
 
+    def teaching(self, completion_tokens: float) -> float:
+        """Hours of the teacher's stage."""
+        assert self.teacher_rate
+        return completion_tokens / self.teacher_rate / self.teachers / 3600
+
     def hours(self, completion_tokens: float, student_tokens: float) -> tuple[float, float]:
         """Of the teacher's stage and of the student's."""
-        assert self.teacher_rate and self.student_rate
-        return (
-            completion_tokens / self.teacher_rate / self.teachers / 3600,
-            student_tokens / self.student_rate / self.students / 3600,
-        )
+        assert self.student_rate
+        return self.teaching(completion_tokens), student_tokens / self.student_rate / self.students / 3600
 
     def cost(self, hours: float) -> float:
         """Of all servers and devices for so long."""
@@ -106,17 +108,19 @@ def _times(fleet: Fleet, completion: float, tokens: float, overlap: bool) -> lis
     """The lines on time, on what it costs, and on what to add."""
     if not fleet.teacher_rate:
         return [["time", "give --teacher_rate, completion tokens/s of a server, and --student_rate, tokens/s of a device"]]
-    of_teacher = f"{_several(fleet.teachers, 'server')} at {fleet.teacher_rate:,.0f} completion tokens/s"
+    of_teacher = f"{counted(fleet.teachers, 'server')} at {fleet.teacher_rate:,.0f} completion tokens/s"
     if not fleet.student_rate:
-        hours = completion / fleet.teacher_rate / fleet.teachers / 3600
-        return [["teacher", f"about {_hours(hours)}, {of_teacher}"], ["student", "give --student_rate, tokens/s of a device"]]
+        return [
+            ["teacher", f"about {_hours(fleet.teaching(completion))}, {of_teacher}"],
+            ["student", "give --student_rate, tokens/s of a device"],
+        ]
     teaching, scoring = fleet.hours(completion, tokens)
     whole = _whole(teaching, scoring, overlap)
     how = "the slower of the two, which overlap" if overlap else "one after the other"
     slower, slower_hours = ("teacher", teaching) if teaching >= scoring else ("student", scoring)
     lines = [
         ["teacher", f"about {_hours(teaching)}, {of_teacher}"],
-        ["student", f"about {_hours(scoring)}, {_several(fleet.students, 'device')} at {fleet.student_rate:,.0f} tokens/s"],
+        ["student", f"about {_hours(scoring)}, {counted(fleet.students, 'device')} at {fleet.student_rate:,.0f} tokens/s"],
         ["run", f"about {_hours(whole)}, {how}"],
     ]
     if fleet.cost(1):
@@ -241,10 +245,6 @@ class _Texts:
 
 def _tokens(text: str) -> float:
     return len(text.encode(errors="replace")) / _BYTES
-
-
-def _several(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _hours(hours: float) -> str:

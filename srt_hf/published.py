@@ -84,7 +84,7 @@ def load_run(source: str, student: str | None = None, revision: str | None = Non
     """
     from datasets import concatenate_datasets
 
-    runs = [run for run in map(_report, _report_paths(source, revision)) if run]
+    runs = [run for run in map(readable_report, _report_paths(source, revision)) if run]
     names = [str(run.student.get("student")) for run in runs]
     if not runs:
         raise DataError(f"{source} holds no report of this tool.", "Name a repo or folder that recycle_and_push.py has written.")
@@ -134,7 +134,7 @@ def candidates_made(
     """What a card says of rows that were selected from the candidates of `source`: where those came from, by the report of the
     run that made them, else the source itself."""
     here = Path(source).exists()
-    runs = [run for run in map(_report, _report_paths(source, revision)) if run]
+    runs = [run for run in map(readable_report, _report_paths(source, revision)) if run]
     first = next((run for run in runs if run.mode != "candidates"), runs[0] if runs else None)
     names: dict[str, Any] = {"command": command, "scores": scores and (Path(scores).name if Path(scores).exists() else scores)}
     if first:
@@ -149,7 +149,7 @@ def _report_paths(source: str, revision: str | None) -> Sequence[Path]:
     return sorted(folder.glob("reports/*/report.json")) if folder.exists() else hub.fetch_reports(source, revision)
 
 
-def _report(path: Path) -> Report | None:
+def readable_report(path: Path) -> Report | None:
     """A report, None where it cannot be read: then less is known."""
     try:
         return Report.load(path)

@@ -218,6 +218,20 @@ def render_table(head: list[str], lines: Iterable[list[str]]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things in words.
+
+    >>> counted(1, "pair"), counted(2000, "pair")
+    ('1 pair', '2,000 pairs')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def decimal(value: float | None) -> str:
+    """A number in three decimals, a dash for none."""
+    return "–" if value is None else f"{value:.3f}"
+
+
 def duration(seconds: float) -> str:
     """A time for people.
 

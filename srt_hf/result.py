@@ -16,7 +16,7 @@ from srt_hf.errors import DataError, HubError
 from srt_hf.handwritten import read, warn_of_edits
 from srt_hf.journal import Journal
 from srt_hf.plots import Plot, draw
-from srt_hf.published import load_run
+from srt_hf.published import load_run, readable_report
 from srt_hf.report import Provenance, Report
 from srt_hf.rows import flatten
 from srt_hf.schema import ABLATION_TAG, CANDIDATES_COLUMNS, FLAT_COLUMNS, REVIEWED, SCORES_COLUMNS, features
@@ -210,11 +210,8 @@ def same_run(reports: Iterable[Path], report: Report) -> Report | None:
     """The report among these files that is of the same run, however often that was saved."""
     for path in reports:
         if path.parent.name == config_names(str(report.student["student"]))[1]:
-            try:
-                found = Report.load(path)
-            except DataError:  # whoever needs it says so
-                return None
-            return found if all(getattr(found, name) == getattr(report, name) for name in _SAME_RUN) else None
+            found = readable_report(path)
+            return found if found and all(getattr(found, name) == getattr(report, name) for name in _SAME_RUN) else None
     return None
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from srt_hf.annotation import Answered, Place, escaped, read, send
 from srt_hf.errors import AnnotationError, DataError
 from srt_hf.evaluation.sheets import shortened
+from srt_hf.report import counted
 
 if TYPE_CHECKING:
     from argilla import Dataset, Record, Settings
@@ -62,7 +63,7 @@ class Votes(NamedTuple):
         """
         notes = []
         if self.drafts or self.discarded:
-            drafts = f"{self.drafts:,} draft{'' if self.drafts == 1 else 's'}"
+            drafts = counted(self.drafts, "draft")
             notes.append(f"Not counted, of the answers in Argilla: {drafts}, {self.discarded:,} discarded.")
         if self.incomplete:
             notes.append(f"Pairs with fewer answers there than asked for: {self.incomplete:,}.")

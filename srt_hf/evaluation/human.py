@@ -42,7 +42,7 @@ from srt_hf.evaluation.pairwise import BaselineArguments, TestArguments, line_of
 from srt_hf.evaluation.results import Metric, OutputArguments, Results
 from srt_hf.evaluation.sets import Question, load_sets
 from srt_hf.evaluation.sheets import read_choices, write_choices, write_sheet
-from srt_hf.report import render_table
+from srt_hf.report import counted, decimal, render_table
 
 _FORM = 1  # of key.json
 _FILES = ("study.csv", "study.jsonl", "key.json")
@@ -154,10 +154,10 @@ def _prepare(
     if not earlier:
         _write(folder, key, rows)
     if lacking := len(drawn) - len(rows):
-        print(f"Left out, because one of the two has no answer: {_counted(lacking, 'prompt')}.")
+        print(f"Left out, because one of the two has no answer: {counted(lacking, 'prompt')}.")
     if place and dataset:
         sent = send_study(dataset, place, name, rows)
-        print(f"{_counted(sent, 'pair')} sent to {place.dataset} on {place.url}; {len(rows) - sent:,} were there already.")
+        print(f"{counted(sent, 'pair')} sent to {place.dataset} on {place.url}; {len(rows) - sent:,} were there already.")
     return 0
 
 
@@ -177,14 +177,10 @@ def _write(folder: Path, key: Mapping[str, Any], rows: Sequence[Mapping[str, str
     write_whole(folder / "key.json", json.dumps(key, indent=2, ensure_ascii=False) + "\n")
     write_rows(folder / "study.jsonl", named)
     shortened = write_sheet(folder / "study.csv", named)
-    print(f"{_counted(len(rows), 'pair')} in {folder}: give study.csv to the annotators and keep key.json back.")
+    print(f"{counted(len(rows), 'pair')} in {folder}: give study.csv to the annotators and keep key.json back.")
     if shortened:
-        what = _counted(shortened, "text")
+        what = counted(shortened, "text")
         print(f"Shown without their middle, because a spreadsheet's cell is smaller: {what}. study.jsonl has them whole.")
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def draw(questions: Sequence[Question], seed: int, sample: int | None) -> list[Question]:
@@ -254,11 +250,10 @@ def score_study(key: Mapping[str, Any], choices: Mapping[tuple[str, str], str]) 
     annotators = sorted({annotator for annotator, _ in choices})
     head, cells = line_of("human", line)
     places = {name: Counter(choices.values())[name] for name in ("a", "b", "tie")}
-    who = f"{key['model']['name']} against {key['setup']['baseline']['name']}, {_counted(len(annotators), 'annotator')}"
+    who = f"{key['model']['name']} against {key['setup']['baseline']['name']}, {counted(len(annotators), 'annotator')}"
     notes = [
         f"{who}, the majority of each pair.",
-        f"Krippendorff's alpha (nominal): {'–' if alpha is None else f'{alpha:.3f}'}. "
-        f"Pairs with several answers: {shared}, all alike: {alike}.",
+        f"Krippendorff's alpha (nominal): {decimal(alpha)}. Pairs with several answers: {shared}, all alike: {alike}.",
         f"Of single choices, {places['a']} favoured answer A, {places['b']} answer B, {places['tie']} neither.",
     ]
     if line["left_out"]:

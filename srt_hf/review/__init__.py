@@ -23,7 +23,7 @@ from srt_hf.errors import AnnotationError, ConfigError
 from srt_hf.report import Report
 from srt_hf.result import Recycled
 from srt_hf.review.decisions import Tally, apply
-from srt_hf.review.records import margin, metadata, proposal, record, settings, shown
+from srt_hf.review.records import margin, metadata, proposal, record, settings
 from srt_hf.review.reviewed import Reviewed
 from srt_hf.selection import REASONS
 
@@ -105,10 +105,10 @@ def push(recycled: Recycled, place: Place, picking: Picking | None = None, *, mi
     for n, row in zip(chosen, recycled.rows.select(chosen), strict=True):
         known = there.get(row["id"])
         what = _what_to_do(row, known, report)
-        counts[what] += 1
-        if what in ("added", "updated") or (what == "unchanged" and row["id"] in again):
+        counts["updated" if what == "reworded" else what] += 1
+        if what in ("added", "updated", "reworded") or (what == "unchanged" and row["id"] in again):
             sent.append(n)
-        if known and what == "updated" and known.metadata.get("shown") != shown(row, _shown_candidate(row)):
+        if known and what == "reworded":
             reworded.append(known)
     # Not changed in place: an open page would submit the old words as somebody's correction of the new ones.
     remove(dataset, reworded, place.url)
@@ -122,14 +122,17 @@ def _shown_candidate(row: Mapping[str, Any]) -> int:
 
 
 def _what_to_do(row: Mapping[str, Any], known: Answered | None, report: Report) -> str:
-    """Which of the counts of `Pushed` a row belongs to; known: its record on the server."""
+    """Which of the counts of `Pushed` a row belongs to; "reworded" is an update of the words themselves. known: its record on the
+    server."""
     if known is None:
         return "added"
     wanted = metadata(row, _shown_candidate(row), report)
     if known.metadata == wanted:
         return "unchanged"
+    if known.metadata.get("shown") == wanted["shown"]:
+        return "updated"
     begun = any(answer.status != "discarded" for answer in known.answers)
-    return "held" if begun and known.metadata.get("shown") != wanted["shown"] else "updated"
+    return "held" if begun else "reworded"
 
 
 def _check_student(there: Mapping[str, Answered], place: Place, student: str) -> None:

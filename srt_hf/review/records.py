@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from srt_hf.annotation import escaped
 from srt_hf.card import scoring_words, template_path
-from srt_hf.report import Report
+from srt_hf.report import Report, decimal
 from srt_hf.schema import BOTH, INSTRUCTION, ORIGINAL, RESPONSE, TRIPLE, of_origin
 from srt_hf.selection import REASONS, Selector
 
@@ -230,4 +230,4 @@ def _line(tag: str, *cells: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+    return decimal(None if value is None or not math.isfinite(value) else value)

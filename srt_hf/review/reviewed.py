@@ -16,7 +16,7 @@ from srt_hf.card import CardData, render, report_folder, reviewed_config
 from srt_hf.errors import HubError
 from srt_hf.evaluation.files import read_rows, write_rows
 from srt_hf.handwritten import read, warn_of_edits
-from srt_hf.report import Report, render_table
+from srt_hf.report import Report, decimal, render_table
 from srt_hf.result import flat, in_order, other_runs, same_run
 from srt_hf.schema import REVIEW_STATUSES, REVIEWED_COLUMNS
 
@@ -133,10 +133,8 @@ class Reviewed:
         found = self.report.review
         lines = [["rows", f"{self.report.rows:,}"], ["decided by people", f"{found['reviewed']:,}"]]
         lines += [[f"  {name}", f"{found['statuses'].get(name, 0):,}"] for name in REVIEW_STATUSES if found["statuses"].get(name)]
-        alpha = "–" if found["alpha"] is None else f"{found['alpha']:.3f}"
-        several = (
-            f"{found['answered_by_several']:,} rows answered by several, {found['all_alike']:,} of them alike, alpha {alpha}"
-        )
+        several = f"{found['answered_by_several']:,} rows answered by several, {found['all_alike']:,} of them alike"
+        several += f", alpha {decimal(found['alpha'])}"
         lines += [["reviewers", f"{found['reviewers']:,}"], ["agreement", several]]
         edits = f"{found['edits']:,}, {found['edits_not_taken']:,} of them not chosen"
         lines += [["corrections", edits], ["kept", f"{found['kept']:,}"]]
