@@ -60,6 +60,7 @@ class Arguments:
     baseline_limit: int = option(10, "rows for the two slow ways")
     repetitions: int = option(3, "timed runs of each way")
     dtype: str = option("fastest", "of our fastest way; fastest: bfloat16 where its products are")
+    torch_compile: bool = option(False, "compile the layers of ours")
     random_init: str | None = option(None, f"random weights in this shape: {', '.join(SHAPES)}")
     proxy: str | None = option(None, "a smaller student, to see how well its scores stand in")
     json: str | None = option(None, "file for every number")
@@ -147,9 +148,10 @@ def main(given: Arguments) -> int:
     few = rows[:: -(-len(rows) // given.baseline_limit)]
     with tempfile.TemporaryDirectory() as folder:
         model = shape_without_weights(given.random_init, given.student, folder) if given.random_init else given.student
-        students = {"float32": srt_hf.Student(model, dtype="float32")}
+        ours = partial(srt_hf.Student, model, torch_compile=given.torch_compile)
+        students = {"float32": ours(dtype="float32")}
         device = students["float32"].load().engine.model.device
-        fastest = (other := srt_hf.Student(model, dtype=given.dtype)).load().dtype
+        fastest = (other := ours(dtype=given.dtype)).load().dtype
         students.setdefault(fastest, other)
         del other  # where it is float32 too, it would be a second model in memory
         students |= {"proxy": srt_hf.Student(given.proxy, dtype="float32")} if given.proxy else {}

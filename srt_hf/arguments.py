@@ -55,14 +55,17 @@ class StudentArguments:
     dtype: str = option("auto", "auto, fastest (bfloat16 where that is faster), float32 (the paper's numbers), bfloat16, float16")
     max_length: int = option(2048, "tokens of prompt and answer together")
     device: str | None = option(None, "where it scores: cuda, cuda:1, cpu, mps [a GPU where there is one]")
+    torch_compile: bool = option(
+        False, "compile the student's layers: faster on long runs, after up to half a minute at the start"
+    )
     trust_remote_code: bool = option(False, "run code from the student's repo")
     proxy: str | None = option(None, "a smaller model that scores first and leaves only close calls to the student")
     margin: float = option(0.05, "what a close call is for --proxy: numbers nearer than this to each other, or to 1")
 
     def make(self) -> Student:
         """The student, not loaded yet. Raises ConfigError."""
-        chosen = {name: getattr(self, name) for name in ("template", "dtype", "max_length", "device", "trust_remote_code")}
-        return Student(self.student, revision=self.student_revision, **chosen)
+        names = ("template", "dtype", "max_length", "device", "torch_compile", "trust_remote_code")
+        return Student(self.student, revision=self.student_revision, **{name: getattr(self, name) for name in names})
 
 
 @dataclass

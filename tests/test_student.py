@@ -29,6 +29,7 @@ from srt_hf.schema import COUNTS, NLLS, SCORE, SCORED_BY, features
 from srt_hf.selection import Selector
 from srt_hf.student import Student, as_score
 from srt_hf.student import loading as student_loading
+from srt_hf.student.engine import Engine
 
 ORACLE = Path(__file__).parents[2] / "shared" / "oracle"
 needs_oracle = pytest.mark.skipif(not ORACLE.is_dir(), reason=f"the published numbers are not at {ORACLE}")
@@ -145,18 +146,38 @@ def test_batched_equals_one_by_one_and_the_reference(architecture: str, bos: boo
 def test_packing_that_is_wrong_is_given_up_with_a_warning(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = Student(llama).nlls(PAIRS)
     with monkeypatch.context() as broken:
-        broken.setattr("srt_hf.student.attention.Loop._mask", lambda self, own, seen, window, like: like.new_zeros(own, seen))
+        broken.setattr("srt_hf.student.attention._mask", lambda own, seen, window, like: like.new_zeros(own, seen))
         student = Student(llama)
         with pytest.warns(UserWarning, match="LlamaForCausalLM is scored in padded batches, which is slower: a mean loss is off"):
             assert_close(student.nlls(PAIRS), expected)
         assert not student.load().engine.packs
     with monkeypatch.context() as broken:
-        broken.setattr("srt_hf.student.attention.Loop._mask", lambda self, own, seen, window, like: math.nan)
+        broken.setattr("srt_hf.student.attention._mask", lambda *_: math.nan)
         with pytest.warns(UserWarning, match="padded batches"):
             assert_close(Student(llama).nlls(PAIRS), expected)
     monkeypatch.setattr("srt_hf.student.engine.pack", lambda *_: 1 / 0)
     with pytest.warns(UserWarning, match="padded batches, which is slower: division by zero"):
         assert_close(Student(llama).nlls(PAIRS), expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own code
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_compiled_layers_give_the_same_losses(llama: str, dtype: str) -> None:
+    student = Student(llama, dtype=dtype, torch_compile=True)
+    assert_close(student.nlls(PAIRS), Student(llama, dtype=dtype).nlls(PAIRS), 1e-5 if dtype == "float32" else 0.02)
+    engine = student.load().engine
+    assert engine.packs and all(layer._compiled_call_impl is not None for layer in engine.model.model.layers)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_cannot_be_compiled_is_said(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama).eval()
+    model._no_split_modules = []
+    with pytest.raises(StudentError, match=r"LlamaForCausalLM cannot be compiled: it names no layers\. Do without"):
+        Engine(model, torch_compile=True)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda layer, dynamic: 1 / 0)
+    with pytest.raises(StudentError, match=r"cannot be compiled: division by zero Do without torch_compile; .* C\+\+ compiler"):
+        Student(llama, torch_compile=True).load()
 
 
 _TINY = {**LLAMA_LIKE, "vocab_size": 600, "initializer_range": 0.1}

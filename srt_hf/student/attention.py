@@ -62,7 +62,8 @@ def attend(
     return attention(query, key, value, _How(scale, sliding_window, softcap)), None
 
 
-AttentionInterface.register(PACKED, attend)
+# What it asks of Python and of this batch cannot be compiled into a layer's code.
+AttentionInterface.register(PACKED, torch.compiler.disable(attend))
 
 
 class _How(NamedTuple):
@@ -98,43 +99,63 @@ def tensor_on(device: torch.device, values: Any, dtype: torch.dtype | None = Non
     return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made.to(device)
 
 
+class _Some(NamedTuple):
+    """Some queries of a segment: how many, and which of the gathered keys they see."""
+
+    own: int
+    first: int
+    seen: int
+
+
 class Loop:
-    """SDPA a segment, some queries at a time; the masks are made once for all layers."""
+    """SDPA a segment, some queries at a time. Query heads that share a key head are more queries of it, since larger products
+    are faster. Masks are made once for all layers."""
 
     def __init__(self, segments: Sequence[Segment], device: torch.device) -> None:
-        self._segments = [(start, stop, tensor_on(device, context)) for start, stop, context in segments]
-        self._masks: dict[tuple[int, int, int | None], Tensor] = {}
+        self._keys = tensor_on(device, _keys(segments))
+        self._parts: list[_Some] = []
+        first = 0
+        for start, stop, context in segments:
+            for end in (*range(start + _QUERIES, stop, _QUERIES), stop):
+                own = (end - start) % _QUERIES or _QUERIES
+                self._parts.append(_Some(own, first, len(context) + end - start))
+            first += len(context) + stop - start
+        self._masks: dict[tuple[int, int | None], list[Tensor]] = {}
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
-        result = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
-        for start, stop, context in self._segments:
-            q, k, v = (x[:, :, start:stop] for x in (query, key, value))
-            if len(context):
-                k, v = (torch.cat([x.index_select(2, context), own], 2) for x, own in ((key, k), (value, v)))
-            for at in range(0, stop - start, _QUERIES):
-                end = min(at + _QUERIES, stop - start)
-                seen = len(context) + end
-                found = self._some(q[:, :, at:end], k[:, :, :seen], v[:, :, :seen], how)
-                result[:, start + at : start + end] = found.transpose(1, 2)
-        return result
+        key_heads = key.shape[1]
+        query = query.unflatten(1, (key_heads, -1)).transpose(2, 3)  # (1, key heads, length, heads a key head, width)
+        key, value = (x.index_select(2, self._keys) for x in (key, value))
+        heads = query.shape[3]
+        result = query.new_empty(1, query.shape[2], key_heads, heads, value.shape[-1])
+        sizes = [part.own for part in self._parts]
+        queries, results = query.split(sizes, 2), result.transpose(1, 2).split(sizes, 2)
+        for part, mask, some, found in zip(self._parts, self._masks_of(heads, how.window, query), queries, results, strict=True):
+            k, v = (x.narrow(2, part.first, part.seen) for x in (key, value))
+            found.copy_(_attention(some.flatten(2, 3), k, v, mask, how).view(found.shape))
+        return result.flatten(2, 3)
 
-    def _some(self, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
-        own, seen = query.shape[2], key.shape[2]
-        if how.softcap is not None:
-            groups = query.shape[1] // key.shape[1]
-            scores = query @ key.repeat_interleave(groups, 1).transpose(2, 3) * how.scale
-            scores = how.softcap * torch.tanh(scores / how.softcap) + self._mask(own, seen, how.window, query)
-            return scores.float().softmax(-1).to(value.dtype) @ value.repeat_interleave(groups, 1)
-        mask = self._mask(own, seen, how.window, query)
-        return F.scaled_dot_product_attention(query, key, value, mask, scale=how.scale, enable_gqa=key.shape[1] != query.shape[1])
+    def _masks_of(self, heads: int, window: int | None, like: Tensor) -> list[Tensor]:
+        if (heads, window) not in self._masks:
+            sizes = [(part.own, part.seen) for part in self._parts]
+            made = {size: _mask(*size, window, like).repeat_interleave(heads, 0) for size in set(sizes)}
+            self._masks[heads, window] = [made[size] for size in sizes]
+        return self._masks[heads, window]
 
-    def _mask(self, own: int, seen: int, window: int | None, like: Tensor) -> Tensor:
-        """(own, seen): 0 where a query sees a key, else -inf. The last query sees the last key and `window` keys in all."""
-        if (own, seen, window) not in self._masks:
-            distance = torch.arange(seen - own, seen, device=like.device)[:, None] - torch.arange(seen, device=like.device)
-            hidden = (distance < 0) | (distance >= (window or seen))
-            self._masks[own, seen, window] = like.new_zeros(own, seen).masked_fill(hidden, float("-inf"))
-        return self._masks[own, seen, window]
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, how: _How) -> Tensor:
+    if how.softcap is None:
+        return F.scaled_dot_product_attention(query, key, value, mask, scale=how.scale)
+    scores = query @ key.transpose(2, 3) * how.scale
+    scores = how.softcap * torch.tanh(scores / how.softcap) + mask
+    return scores.float().softmax(-1).to(value.dtype) @ value
+
+
+def _mask(own: int, seen: int, window: int | None, like: Tensor) -> Tensor:
+    """(own, seen): 0 where a query sees a key, else -inf. The last query sees the last key and `window` keys in all."""
+    distance = torch.arange(seen - own, seen, device=like.device)[:, None] - torch.arange(seen, device=like.device)
+    hidden = (distance < 0) | (distance >= (window or seen))
+    return like.new_zeros(own, seen).masked_fill(hidden, float("-inf"))
 
 
 class Kernel:
@@ -143,8 +164,7 @@ class Kernel:
     def __init__(self, segments: Sequence[Segment], device: torch.device) -> None:
         owns = [stop - start for start, stop, _ in segments]
         seen = [own + len(context) for own, (_, _, context) in zip(owns, segments, strict=True)]
-        keys = chain.from_iterable((*context, *range(start, stop)) for start, stop, context in segments)
-        self._keys = tensor_on(device, list(keys))
+        self._keys = tensor_on(device, _keys(segments))
         own_ends, seen_ends = (tensor_on(device, [0, *accumulate(n)], torch.int32) for n in (owns, seen))
         self._ends = (own_ends, seen_ends)
         self._most = (max(owns), max(seen))
@@ -165,6 +185,11 @@ class Kernel:
 
         settings = {"scale": how.scale, "window_size": window, "enable_gqa": q.shape[1] != k.shape[1]}
         return cast(Tensor, varlen_attn(q, k, v, *self._ends, *self._most, **settings))[None]
+
+
+def _keys(segments: Sequence[Segment]) -> list[int]:
+    """Where in the batch the keys lie that the segments see, one segment's after the other's."""
+    return list(chain.from_iterable((*context, *range(start, stop)) for start, stop, context in segments))
 
 
 @cache

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from srt_hf.errors import StudentError
 from srt_hf.identity import brief
@@ -41,12 +40,13 @@ _NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 class Engine:
     """A causal language model, ready to score. `token_budget`: tokens a forward pass; None for what suits the device.
+    `torch_compile`: compile its layers.
 
-    `packs` says whether passes share their beginnings. Raises StudentError for a model without an output head or one that sees
-    the future.
+    `packs` says whether passes share their beginnings. Raises StudentError for a model without an output head, one that sees
+    the future and one that cannot be compiled.
     """
 
-    def __init__(self, model: Any, token_budget: int | None = None) -> None:
+    def __init__(self, model: Any, token_budget: int | None = None, torch_compile: bool = False) -> None:
         head = model.get_output_embeddings()
         if head is None:
             raise StudentError(f"{type(model).__name__} has no output head.")
@@ -63,6 +63,8 @@ class Engine:
         self._windows: set[int | None] = set()  # what layers have told packed attention
         self._check_causal()
         self.packs = _may_pack(model) and self._packs_right()
+        if torch_compile:
+            self._compile()
 
     def mean_nlls(self, passes: Sequence[Pass]) -> list[float | None]:
         """Mean nll of each pass's targets, nats per token: NaN or infinite where the model's loss is, None where a pass does not
@@ -126,8 +128,13 @@ class Engine:
     def _losses(self, batch: Batch) -> Tensor:  # (rows,), fp64
         logits = self._logits(batch)
         rows = max(1, _LOSS_BYTES[_kind(self.model)] // (4 * logits.shape[-1]))
-        parts = zip(logits.split(rows), tensor_on(self.model.device, batch.targets).split(rows), strict=True)
-        losses = torch.cat([F.cross_entropy(*part, reduction="none") for part in parts])
+        targets = tensor_on(self.model.device, batch.targets)[:, None]
+        log_probs = torch.empty_like(logits[:rows])
+        losses = logits.new_empty(len(logits))
+        for at in range(0, len(logits), rows):
+            part = logits[at : at + rows]
+            found = torch.log_softmax(part, -1, out=log_probs[: len(part)])
+            losses[at : at + rows] = -found.gather(1, targets[at : at + rows]).squeeze(1)
         return (losses if losses.is_cuda else losses.cpu()).double()  # Apple's GPUs have no fp64
 
     def _logits(self, batch: Batch) -> Tensor:  # (rows, vocabulary), fp32
@@ -151,10 +158,7 @@ class Engine:
         """Switch the model to packed attention if a few passes then give what they give one by one, whatever is beside them; warn
         where they do not."""
         usual = self.model.config._attn_implementation
-        draw = random.Random(0)
-        vocabulary = self.model.config.get_text_config().vocab_size
-        one, two, three = ([draw.randrange(vocabulary) for _ in range(32)] for _ in range(3))
-        passes = [Pass(tuple(ids), 1) for ids in (one, one[:20] + two[:10], two, three)]
+        passes = _some_passes(self.model)
         try:
             plain = torch.cat([self._means(pad(passes, [n], 1)) for n in range(3)])
             self.model.set_attn_implementation(PACKED)
@@ -170,8 +174,7 @@ class Engine:
         return not why
 
     def _doubt(self, plain: Tensor, packed: Tensor, beside: Tensor, beside_another: Tensor) -> str | None:
-        kind = "exact" if self.model.dtype == torch.float32 else "16 bits"
-        kind = "quantised" if self.quantised else kind
+        kind = self._exactness()
         for what, one, other, tolerance in (
             ("a mean loss is off", plain, packed, _MEAN_TOLERANCE[kind]),
             ("a pass changes with what is packed beside it", beside, beside_another, _TARGET_TOLERANCE[kind]),
@@ -180,6 +183,35 @@ class Engine:
                 return f"{what} by {(one - other).abs().max().item():.1g}"
         window = _window(self.model)
         return None if window is None or window in self._windows else f"no layer tells its window of {window} tokens"
+
+    def _compile(self) -> None:
+        """Compile the layers instead of the model: they are alike, so that one's code serves all. Raises StudentError where a few
+        passes cannot be run so, or give something else."""
+        name = type(self.model).__name__
+        batch = (pack if self.packs else pad)(_some_passes(self.model), [0, 1, 2], 1000)
+        plain = self._means(batch)
+        layers = [module for module in self.model.modules() if type(module).__name__ in (self.model._no_split_modules or ())]
+        try:
+            for layer in layers:
+                layer.compile(dynamic=True)
+            compiled = self._means(batch)
+        except Exception as error:  # foreign code, a compiler's among it
+            cure = "Do without torch_compile; on a CPU it needs a C++ compiler."
+            raise StudentError(f"{name} cannot be compiled: {brief(error)}", cure) from error
+        if not layers or not torch.allclose(plain, compiled, rtol=0, atol=_MEAN_TOLERANCE[self._exactness()], equal_nan=True):
+            why = f"a mean loss is then off by {(plain - compiled).abs().max().item():.1g}" if layers else "it names no layers"
+            raise StudentError(f"{name} cannot be compiled: {why}.", "Do without torch_compile.")
+
+    def _exactness(self) -> str:
+        return "quantised" if self.quantised else "exact" if self.model.dtype == torch.float32 else "16 bits"
+
+
+def _some_passes(model: Any) -> list[Pass]:
+    """Four passes of random tokens, 30 to 32 long; the first two share their beginning."""
+    draw = random.Random(0)
+    vocabulary = model.config.get_text_config().vocab_size
+    one, two, three = ([draw.randrange(vocabulary) for _ in range(32)] for _ in range(3))
+    return [Pass(tuple(ids), 1) for ids in (one, one[:20] + two[:10], two, three)]
 
 
 def _may_pack(model: Any) -> bool:

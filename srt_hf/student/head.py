@@ -18,6 +18,7 @@ class TargetHead(nn.Module):
 
     head: nn.Module
     mixed: bool
+    reused: bool
     rows: Tensor  # positions in the flattened batch whose logits are wanted, set before each forward pass
 
     def __init__(self, head: nn.Module) -> None:
@@ -27,15 +28,27 @@ class TargetHead(nn.Module):
         # tied to the input embedding, which keeps its dtype.
         self.mixed = type(head) is nn.Linear and head.weight.is_cuda and not in_fp32
         self.head = head if in_fp32 or self.mixed else copy.deepcopy(head).float()
+        # Logits are too large for malloc to keep their memory; fresh from the system it costs a tenth of their product.
+        self.reused = type(head) is nn.Linear and head.weight.device.type == "cpu" and head.bias is None
+        self._logits = torch.empty(0)
 
     def __getattr__(self, name: str) -> Any:
         """The head's own attributes: some models read its weight (Mamba casts to its dtype) or its bias."""
-        return super().__getattr__(name) if name in ("head", "rows", "mixed") else getattr(self.head, name)
+        return super().__getattr__(name) if name in ("head", "rows", "mixed", "reused") else getattr(self.head, name)
 
     def forward(self, hidden: Tensor) -> Tensor:  # (batch, length, width) -> (1, targets, vocabulary)
         wanted = hidden.flatten(0, 1)[self.rows]
-        if not self.mixed:
-            return self.head(wanted.float()).unsqueeze(0)
+        if self.mixed:
+            weight = cast(Tensor, self.head.weight)
+            logits = torch.mm(wanted.to(weight.dtype), weight.t(), out_dtype=torch.float32)
+            logits = logits if self.head.bias is None else logits + cast(Tensor, self.head.bias)
+        else:
+            logits = self._product(wanted.float()) if self.reused else self.head(wanted.float())
+        return logits.unsqueeze(0)
+
+    def _product(self, wanted: Tensor) -> Tensor:  # (targets, width) -> (targets, vocabulary), good until the next one
         weight = cast(Tensor, self.head.weight)
-        logits = torch.mm(wanted.to(weight.dtype), weight.t(), out_dtype=torch.float32)
-        return (logits if self.head.bias is None else logits + cast(Tensor, self.head.bias)).unsqueeze(0)
+        size = len(wanted) * len(weight)
+        if self._logits.numel() < size:
+            self._logits = wanted.new_empty(size)
+        return torch.mm(wanted, weight.t(), out=self._logits[:size].view(len(wanted), len(weight)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -14,6 +16,10 @@ from srt_hf.identity import base_model, brief, revisions
 from srt_hf.student.engine import Engine
 from srt_hf.student.probe import fastest_dtype
 from srt_hf.student.text import Texts
+
+# glibc's malloc.h; 32 MiB is the largest block that it does not ask the system for each time.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST_KEPT = 32 << 20
 
 DTYPES = ("auto", "fastest", "float32", "bfloat16", "float16")
 
@@ -58,12 +64,15 @@ def load(
     max_length: int,
     device: str,
     token_budget: int | None,
+    torch_compile: bool,
     trust_remote_code: bool,
 ) -> Loaded:
     """Load model and tokenizer as of `identity`.
 
     Raises StudentError where they cannot be loaded or used, ConfigError where the template does not fit the tokenizer.
     """
+    if device == "cpu":
+        _keep_freed_memory()
     # The dtype is always named: since transformers 5 the default is the checkpoint's own. A device map instead of `.to`, which
     # 8-bit models refuse.
     how = {"dtype": getattr(torch, dtype), "device_map": {"": device}, "trust_remote_code": trust_remote_code}
@@ -81,7 +90,7 @@ def load(
         raise StudentError(f"The student {model} lacks the weights {', '.join(sorted(missing)[:3])}.")
     texts = Texts(tokenizer, template)
     try:
-        engine = Engine(network.eval(), token_budget)
+        engine = Engine(network.eval(), token_budget, torch_compile)
     except SrtError:
         raise
     except Exception as error:  # foreign code again
@@ -117,3 +126,12 @@ def _tokenizer(own: _Source, base: _Source, trust_remote_code: bool) -> Any:
         if not base_name:
             raise
     return AutoTokenizer.from_pretrained(base_name, revision=base_commit, trust_remote_code=trust_remote_code)
+
+
+def _keep_freed_memory() -> None:
+    """Have this process keep the memory of freed tensors. glibc gives it back to the system, which clears it page by page for the
+    next layer's: a tenth of a small model's time (scripts/bench_student.md)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # other C libraries have none
+    if mallopt:
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)

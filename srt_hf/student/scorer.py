@@ -32,6 +32,7 @@ _CONFIGURATION = (
     "device",
     "revision",
     "token_budget",
+    "torch_compile",
     "trust_remote_code",
 )
 
@@ -47,6 +48,8 @@ class Student:
     max_length: window in tokens, start token included; the model's own where that is smaller.
     device: a torch device; None for the first GPU (under `map(with_rank=True)` the rank's own), or the CPU without one.
     token_budget: tokens a forward pass, padding included; None for what suits the device. Halved when memory runs out.
+    torch_compile: fuse what the model's layers do between their matrix products. Takes up to half a minute once; on a CPU it
+        needs a C++ compiler.
     trust_remote_code: let the repo's own Python code run.
 
     `count_passes` counts the model passes run so far, after de-duplication. Pickled, a Student is its configuration and its
@@ -65,6 +68,7 @@ class Student:
         device: str | None = None,
         revision: str | None = None,
         token_budget: int | None = None,
+        torch_compile: bool = False,
         trust_remote_code: bool = False,
     ) -> None:
         check_template(template)
@@ -81,6 +85,7 @@ class Student:
         self.device = device
         self.revision = revision
         self.token_budget = token_budget
+        self.torch_compile = torch_compile
         self.trust_remote_code = trust_remote_code
         self.count_passes = 0
         self._commit: str | None = None
@@ -224,6 +229,7 @@ class Student:
                 max_length=self.max_length,
                 device=device,
                 token_budget=self.token_budget,
+                torch_compile=self.torch_compile,
                 trust_remote_code=self.trust_remote_code,
             )
         return self._loaded

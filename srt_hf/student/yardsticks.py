@@ -158,7 +158,8 @@ class Way:
 
     def watch(self) -> None:
         """Run once, untimed: the losses and what the network was asked."""
-        with Recorder(self.network) as self.recorded:
+        # What torch would compile under a Recorder it leaves uncompiled for ever.
+        with torch.compiler.set_stance("force_eager"), Recorder(self.network) as self.recorded:
             self.losses = self.score()
 
     def time(self) -> None:
