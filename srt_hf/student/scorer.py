@@ -120,7 +120,7 @@ class Student:
         if 4 * weights > (room := free_memory(device)):
             return f"its {4 * weights / 2**30:.1f} GiB in float32 do not fit into {room / 2**30:.1f}"
         twin = Student(self.model)
-        twin.__setstate__({**state, "dtype": "float32"})
+        twin.__setstate__({**state, "dtype": "float32", "torch_compile": False})  # for a few pairs it does not pay
         return twin
 
     def identity(self) -> str:
