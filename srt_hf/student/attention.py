@@ -99,7 +99,7 @@ def tensor_on(device: torch.device, values: Any, dtype: torch.dtype | None = Non
     return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made.to(device)
 
 
-class _Some(NamedTuple):
+class _Part(NamedTuple):
     """Some queries of a segment: how many, and which of the gathered keys they see."""
 
     own: int
@@ -113,12 +113,12 @@ class Loop:
 
     def __init__(self, segments: Sequence[Segment], device: torch.device) -> None:
         self._keys = tensor_on(device, _keys(segments))
-        self._parts: list[_Some] = []
+        self._parts: list[_Part] = []
         first = 0
         for start, stop, context in segments:
-            for end in (*range(start + _QUERIES, stop, _QUERIES), stop):
-                own = (end - start) % _QUERIES or _QUERIES
-                self._parts.append(_Some(own, first, len(context) + end - start))
+            for at in range(start, stop, _QUERIES):
+                end = min(at + _QUERIES, stop)
+                self._parts.append(_Part(end - at, first, len(context) + end - start))
             first += len(context) + stop - start
         self._masks: dict[tuple[int, int | None], list[Tensor]] = {}
 

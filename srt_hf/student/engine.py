@@ -29,7 +29,7 @@ _TOKENS = {"cpu": 2048, "cuda": 16384}
 # Every token of a batch may be a target: bytes of fp32 logits that this may cost; on a GPU a share of what is free.
 _LOGIT_BYTES = 1 << 30
 _LOGIT_SHARE = 0.25
-# Bytes of logits that cross_entropy sees at a time, because it makes a copy of them.
+# Bytes of logits whose log-probabilities are in memory at a time, beside them.
 _LOSS_BYTES = {"cpu": 1 << 23, "cuda": 1 << 28}
 # How far packed losses may be from plain ones, and a pass's from its own beside another neighbour: where nothing is rounded
 # by the batch, where 16 bits are, and where a quantised product depends on what else is in it.
@@ -129,12 +129,13 @@ class Engine:
         logits = self._logits(batch)
         rows = max(1, _LOSS_BYTES[_kind(self.model)] // (4 * logits.shape[-1]))
         targets = tensor_on(self.model.device, batch.targets)[:, None]
-        log_probs = torch.empty_like(logits[:rows])
-        losses = logits.new_empty(len(logits))
-        for at in range(0, len(logits), rows):
-            part = logits[at : at + rows]
-            found = torch.log_softmax(part, -1, out=log_probs[: len(part)])
-            losses[at : at + rows] = -found.gather(1, targets[at : at + rows]).squeeze(1)
+        log_probs = torch.empty_like(logits[:rows])  # of each part in turn: cross_entropy would ask for memory each time
+        losses = torch.cat(
+            [
+                -torch.log_softmax(part, -1, out=log_probs[: len(part)]).gather(1, wanted).squeeze(1)
+                for part, wanted in zip(logits.split(rows), targets.split(rows), strict=True)
+            ]
+        )
         return (losses if losses.is_cuda else losses.cpu()).double()  # Apple's GPUs have no fp64
 
     def _logits(self, batch: Batch) -> Tensor:  # (rows, vocabulary), fp32
@@ -188,9 +189,11 @@ class Engine:
         """Compile the layers instead of the model: they are alike, so that one's code serves all. Raises StudentError where a few
         passes cannot be run so, or give something else."""
         name = type(self.model).__name__
+        layers = [module for module in self.model.modules() if type(module).__name__ in (self.model._no_split_modules or ())]
+        if not layers:
+            raise StudentError(f"{name} cannot be compiled: it names no layers.", "Do without torch_compile.")
         batch = (pack if self.packs else pad)(_some_passes(self.model), [0, 1, 2], 1000)
         plain = self._means(batch)
-        layers = [module for module in self.model.modules() if type(module).__name__ in (self.model._no_split_modules or ())]
         try:
             for layer in layers:
                 layer.compile(dynamic=True)
@@ -198,9 +201,9 @@ class Engine:
         except Exception as error:  # foreign code, a compiler's among it
             cure = "Do without torch_compile; on a CPU it needs a C++ compiler."
             raise StudentError(f"{name} cannot be compiled: {brief(error)}", cure) from error
-        if not layers or not torch.allclose(plain, compiled, rtol=0, atol=_MEAN_TOLERANCE[self._exactness()], equal_nan=True):
-            why = f"a mean loss is then off by {(plain - compiled).abs().max().item():.1g}" if layers else "it names no layers"
-            raise StudentError(f"{name} cannot be compiled: {why}.", "Do without torch_compile.")
+        if not torch.allclose(plain, compiled, rtol=0, atol=_MEAN_TOLERANCE[self._exactness()], equal_nan=True):
+            off = (plain - compiled).abs().max().item()
+            raise StudentError(f"{name} cannot be compiled: a mean loss is then off by {off:.1g}.", "Do without torch_compile.")
 
     def _exactness(self) -> str:
         return "quantised" if self.quantised else "exact" if self.model.dtype == torch.float32 else "16 bits"
