@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from srt_hf.selection import Selector
 from srt_hf.student import Student, as_score
 from srt_hf.student import loading as student_loading
 from srt_hf.student.engine import Engine
+from srt_hf.student.head import TargetHead
 
 ORACLE = Path(__file__).parents[2] / "shared" / "oracle"
 needs_oracle = pytest.mark.skipif(not ORACLE.is_dir(), reason=f"the published numbers are not at {ORACLE}")
@@ -446,6 +448,36 @@ def test_bfloat16_has_float32_logits(tmp_path: Path) -> None:
     with torch.no_grad():
         logits = body.model(input_ids=ids).last_hidden_state[0, :-1].float() @ head.T
     assert losses[0]["nll_y"] == pytest.approx(torch.nn.functional.cross_entropy(logits, ids[0, 1:]).item(), abs=1e-5)
+
+
+def test_only_a_bfloat16_head_multiplies_as_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An fp32 product may be read so where both factors come from bfloat16; then what the process had set comes back."""
+    precision = torch.backends.mkldnn.matmul
+    seen: list[str] = []
+    product = torch.mm
+
+    def watched(*args: Any, **rest: Any) -> torch.Tensor:
+        seen.append(precision.fp32_precision)
+        return product(*args, **rest)
+
+    monkeypatch.setattr(torch, "mm", watched)
+    full = torch.nn.Linear(8, 5, bias=False)
+    half = copy.deepcopy(full).bfloat16()
+    hidden = torch.randn(1, 4, 8)
+    usual, precision.fp32_precision = precision.fp32_precision, "ieee"
+    try:
+        with torch.inference_mode():
+            for layer in (half, full):
+                head = TargetHead(layer)
+                head.rows = torch.tensor([1, 3])
+                for given in (hidden.bfloat16(), hidden):
+                    wanted = given[:, [1, 3]].float() @ layer.weight.float().T
+                    assert torch.allclose(head(given), wanted, atol=1e-6)
+                with pytest.raises(RuntimeError):
+                    head(hidden[..., :7].bfloat16())
+        assert seen == ["bf16", "ieee", "bf16", "ieee", "ieee", "ieee"] and precision.fp32_precision == "ieee"
+    finally:
+        precision.fp32_precision = usual
 
 
 def out_of_memory_above(limit: int, forward: Callable[..., Any]) -> Callable[..., Any]:

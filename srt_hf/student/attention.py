@@ -127,13 +127,12 @@ class Loop:
         query = query.unflatten(1, (key_heads, -1)).transpose(2, 3)  # (1, key heads, length, heads a key head, width)
         key, value = (x.index_select(2, self._keys) for x in (key, value))
         heads = query.shape[3]
-        result = query.new_empty(1, query.shape[2], key_heads, heads, value.shape[-1])
-        sizes = [part.own for part in self._parts]
-        queries, results = query.split(sizes, 2), result.transpose(1, 2).split(sizes, 2)
-        for part, mask, some, found in zip(self._parts, self._masks_of(heads, how.window, query), queries, results, strict=True):
+        queries = query.flatten(2, 3).split([part.own * heads for part in self._parts], 2)
+        found = []
+        for part, mask, some in zip(self._parts, self._masks_of(heads, how.window, query), queries, strict=True):
             k, v = (x.narrow(2, part.first, part.seen) for x in (key, value))
-            found.copy_(_attention(some.flatten(2, 3), k, v, mask, how).view(found.shape))
-        return result.flatten(2, 3)
+            found.append(_attention(some, k, v, mask, how))
+        return torch.cat(found, 2).unflatten(2, (-1, heads)).transpose(1, 2).flatten(2, 3)
 
     def _masks_of(self, heads: int, window: int | None, like: Tensor) -> list[Tensor]:
         if (heads, window) not in self._masks:
