@@ -47,7 +47,7 @@ NOTES = """{device}, {threads} threads, torch {torch}, transformers {transformer
 rows/s      of both scaled by tokens from {baseline_rows} of the rows to all; tokens/s: tokens run, padding left out
 duplicates  passes asked for that equal another; shared: tokens of the others that stand in a beginning run once
 padding     positions run for no loss; MiB: peak above what was in use before
-matmul      products of linear layers alone, as torch does them unasked, as a share of the time; |Δnll|: largest, to `published`"""
+matmul      the linear layers' products alone, as torch has them by default, as a share of the time; |Δnll|: largest difference"""
 
 
 @dataclass

@@ -15,8 +15,8 @@ _CLEARLY_FASTER = 1.2
 
 
 def product_seconds(rows: int, width: int, out: int, dtype: torch.dtype, *, device: torch.device) -> float:
-    """Seconds of one warm matrix product (rows, width) × (width, out), the right side stored as a linear layer stores it, as torch
-    does it unasked."""
+    """Seconds of one warm matrix product (rows, width) × (width, out) with torch's default settings, the right side stored as a
+    linear layer stores it."""
     left = torch.rand(rows, width, device=device).to(dtype)
     right = torch.rand(out, width, device=device).to(dtype).t()
     result = left @ right
