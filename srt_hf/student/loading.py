@@ -71,7 +71,7 @@ def load(
 
     Raises StudentError where they cannot be loaded or used, ConfigError where the template does not fit the tokenizer.
     """
-    if device == "cpu":
+    if device.startswith("cpu"):
         _keep_freed_memory()
     # The dtype is always named: since transformers 5 the default is the checkpoint's own. A device map instead of `.to`, which
     # 8-bit models refuse.
