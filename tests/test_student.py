@@ -172,11 +172,14 @@ def test_compiled_layers_give_the_same_losses(llama: str, dtype: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_what_cannot_be_compiled_is_said(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_compiled_is_said(llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = AutoModelForCausalLM.from_pretrained(llama).eval()
     model._no_split_modules = []
     with pytest.raises(StudentError, match=r"LlamaForCausalLM cannot be compiled: it names no layers\. Do without"):
         Engine(model, torch_compile=True)
+    mamba = make("mamba", tmp_path)
+    with pytest.raises(StudentError, match=r"MambaForCausalLM cannot be compiled: state runs through its layers"):
+        Student(str(mamba), torch_compile=True).load()
     monkeypatch.setattr(torch.nn.Module, "compile", lambda layer, dynamic: 1 / 0)
     with pytest.raises(StudentError, match=r"cannot be compiled: division by zero Do without torch_compile; .* C\+\+ compiler"):
         Student(llama, torch_compile=True).load()
@@ -450,6 +453,43 @@ def test_bfloat16_has_float32_logits(tmp_path: Path) -> None:
     assert losses[0]["nll_y"] == pytest.approx(torch.nn.functional.cross_entropy(logits, ids[0, 1:]).item(), abs=1e-5)
 
 
+needs_precision = pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="torch has no such setting before 2.9")
+
+
+@needs_precision
+def test_threads_leave_the_precision_of_products_as_it_was() -> None:
+    precision = torch.backends.mkldnn.matmul
+    usual = precision.fp32_precision
+
+    def score() -> None:
+        head = TargetHead(torch.nn.Linear(64, 500, bias=False).bfloat16())
+        head.rows = torch.arange(100)
+        for _ in range(100):
+            with torch.inference_mode():
+                head(torch.randn(1, 100, 64).bfloat16())
+
+    threads = [threading.Thread(target=score) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert precision.fp32_precision == usual
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_process_may_have_another_default_dtype(dtype: str, tmp_path: Path) -> None:
+    folder = str(make("llama", tmp_path))
+    usual = Student(folder, dtype=dtype).nlls(PAIRS)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = Student(folder, dtype=dtype).nlls(PAIRS)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(usual, found, strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+
+
+@needs_precision
 def test_only_a_bfloat16_head_multiplies_as_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """An fp32 product may be read so where both factors come from bfloat16; then what the process had set comes back."""
     precision = torch.backends.mkldnn.matmul

@@ -23,7 +23,8 @@ from transformers.modeling_flash_attention_utils import lazy_import_flash_attent
 from srt_hf.student.batches import Segment
 
 PACKED = "srt_hf_packed"
-# Queries in a call of SDPA, whose CPU kernel computes what a mask hides: so it sees few keys that the first of them does not.
+# Tokens whose queries are in a call of SDPA. Its CPU kernel computes what a mask hides: so the last of them sees few keys that
+# the first one does not.
 _QUERIES = 64
 # What layers pass on that changes nothing here. Anything else may be a kind of attention that is not done here.
 _IDLE = {
@@ -109,7 +110,7 @@ class _Part(NamedTuple):
 
 class Loop:
     """SDPA a segment, some queries at a time. Query heads that share a key head are more queries of it, since larger products
-    are faster. Masks are made once for all layers."""
+    are faster. One mask serves all parts and layers of a window: what a query sees goes by the distance alone."""
 
     def __init__(self, segments: Sequence[Segment], device: torch.device) -> None:
         self._keys = tensor_on(device, _keys(segments))
@@ -120,7 +121,8 @@ class Loop:
                 end = min(at + _QUERIES, stop)
                 self._parts.append(_Part(end - at, first, len(context) + end - start))
             first += len(context) + stop - start
-        self._masks: dict[tuple[int, int | None], list[Tensor]] = {}
+        self._most = (max(part.own for part in self._parts), max(part.seen for part in self._parts))
+        self._masks: dict[tuple[int, int | None], Tensor] = {}
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
         key_heads = key.shape[1]
@@ -128,17 +130,16 @@ class Loop:
         key, value = (x.index_select(2, self._keys) for x in (key, value))
         heads = query.shape[3]
         queries = query.flatten(2, 3).split([part.own * heads for part in self._parts], 2)
+        mask = self._mask(heads, how.window, query)
         found = []
-        for part, mask, some in zip(self._parts, self._masks_of(heads, how.window, query), queries, strict=True):
+        for part, some in zip(self._parts, queries, strict=True):
             k, v = (x.narrow(2, part.first, part.seen) for x in (key, value))
-            found.append(_attention(some, k, v, mask, how))
+            found.append(_attention(some, k, v, mask[-part.own * heads :, -part.seen :], how))
         return torch.cat(found, 2).unflatten(2, (-1, heads)).transpose(1, 2).flatten(2, 3)
 
-    def _masks_of(self, heads: int, window: int | None, like: Tensor) -> list[Tensor]:
+    def _mask(self, heads: int, window: int | None, like: Tensor) -> Tensor:
         if (heads, window) not in self._masks:
-            sizes = [(part.own, part.seen) for part in self._parts]
-            made = {size: _mask(*size, window, like).repeat_interleave(heads, 0) for size in set(sizes)}
-            self._masks[heads, window] = [made[size] for size in sizes]
+            self._masks[heads, window] = _mask(*self._most, window, like).repeat_interleave(heads, 0)
         return self._masks[heads, window]
 
 

@@ -20,7 +20,8 @@ _WORTH_SHARING = 16
 
 
 class Segment(NamedTuple):
-    """Tokens [start, stop) of a packed batch, and where in the batch the tokens before them lie, in reading order."""
+    """Tokens [start, stop) of a packed batch, and where in the batch the tokens before them lie, in reading order. A batch's
+    segments follow each other without gaps."""
 
     start: int
     stop: int

@@ -190,8 +190,10 @@ class Engine:
         passes cannot be run so, or give something else."""
         name = type(self.model).__name__
         layers = [module for module in self.model.modules() if type(module).__name__ in (self.model._no_split_modules or ())]
-        if not layers:
-            raise StudentError(f"{name} cannot be compiled: it names no layers.", "Do without torch_compile.")
+        if not layers or not _all_attention(self.model):
+            # A loop over tokens would be compiled anew for each length.
+            why = "it names no layers" if not layers else "state runs through its layers from token to token"
+            raise StudentError(f"{name} cannot be compiled: {why}.", "Do without torch_compile.")
         batch = (pack if self.packs else pad)(_some_passes(self.model), [0, 1, 2], 1000)
         plain = self._means(batch)
         try:
@@ -222,9 +224,14 @@ def _may_pack(model: Any) -> bool:
     can."""
     if _kind(model) == "cuda" and model.dtype == torch.float32:
         return False  # the kernels know 16 bits only
+    tells = all(getattr(model, f"_supports_{what}", False) for what in ("attention_backend", "flash_attn"))
+    return tells and _all_attention(model)
+
+
+def _all_attention(model: Any) -> bool:
+    """Whether tokens see each other by attention alone, and not by a convolution's or a recurrence's state."""
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-    all_attention = not getattr(model, "_is_stateful", False) and kinds <= {"full_attention", "sliding_attention"}
-    return all_attention and all(getattr(model, f"_supports_{what}", False) for what in ("attention_backend", "flash_attn"))
+    return not getattr(model, "_is_stateful", False) and kinds <= {"full_attention", "sliding_attention"}
 
 
 def _window(model: Any) -> int | None:

@@ -130,7 +130,7 @@ def _tokenizer(own: _Source, base: _Source, trust_remote_code: bool) -> Any:
 
 def _keep_freed_memory() -> None:
     """Have this process keep the memory of freed tensors. glibc gives it back to the system, which clears it page by page for the
-    next layer's: a tenth of a small model's time (scripts/bench_student.md)."""
+    next layer's: 5 to 10 % of a small model's time (scripts/bench_student.md)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # other C libraries have none
     if mallopt:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -157,17 +157,19 @@ class Way:
     alone: list[float] = field(default_factory=list)  # seconds of the matrix products and nothing else
 
     def watch(self) -> None:
-        """Run once, untimed: the losses and what the network was asked."""
+        """Run once, untimed: what the network was asked, and what memory it takes that later runs find kept."""
+        before = peak_memory(self.network.device, reset=True)
         # What torch would compile under a Recorder it leaves uncompiled for ever.
         with torch.compiler.set_stance("force_eager"), Recorder(self.network) as self.recorded:
-            self.losses = self.score()
+            self.score()
+        self.memory.append(peak_memory(self.network.device) - before)
 
     def time(self) -> None:
-        """Run once more, and right after it its matrix products alone."""
+        """Run once more, as it is meant to run: time, losses, memory. Right after it its matrix products alone."""
         device = self.network.device
         before = peak_memory(device, reset=True)
         start = time.perf_counter()
-        self.score()  # returns when the losses are on the host
+        self.losses = self.score()  # returns when the losses are on the host
         self.seconds.append(time.perf_counter() - start)
         self.memory.append(peak_memory(device) - before)
         if self.ours:
