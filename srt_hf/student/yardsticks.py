@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -158,24 +159,27 @@ class Way:
 
     def watch(self) -> None:
         """Run once, untimed: what the network was asked, and what memory it takes that later runs find kept."""
-        before = peak_memory(self.network.device, reset=True)
         # What torch would compile under a Recorder it leaves uncompiled for ever.
-        with torch.compiler.set_stance("force_eager"), Recorder(self.network) as self.recorded:
+        with self._noting_memory(), torch.compiler.set_stance("force_eager"), Recorder(self.network) as self.recorded:
             self.score()
-        self.memory.append(peak_memory(self.network.device) - before)
 
     def time(self) -> None:
         """Run once more, as it is meant to run: time, losses, memory. Right after it its matrix products alone."""
-        device = self.network.device
-        before = peak_memory(device, reset=True)
-        start = time.perf_counter()
-        self.losses = self.score()  # returns when the losses are on the host
-        self.seconds.append(time.perf_counter() - start)
-        self.memory.append(peak_memory(device) - before)
+        with self._noting_memory():
+            start = time.perf_counter()
+            self.losses = self.score()  # returns when the losses are on the host
+            self.seconds.append(time.perf_counter() - start)
         if self.ours:
+            device = self.network.device
             self.alone.append(
                 sum(times * product_seconds(*shape, device=device) for shape, times in self.recorded.products.items())
             )
+
+    @contextmanager
+    def _noting_memory(self) -> Iterator[None]:
+        before = peak_memory(self.network.device, reset=True)
+        yield
+        self.memory.append(peak_memory(self.network.device) - before)
 
     def figures(self, reference: Way) -> dict[str, Any]:
         """Medians over the repetitions and ratios to `reference`, repetition by repetition. None: not measured."""
